@@ -1,0 +1,181 @@
+"""`AsyncWarehouse`: the asynchronous face of the engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType, TracebackType
+from typing import Any, Literal, Self, TypeAlias, Unpack
+
+import anyio
+
+from warehouse.config import load, read
+from warehouse.engine.engine import Engine
+from warehouse.engine.explain import describe
+from warehouse.engine.options import BeginOptions, TransactionOptions, make_options
+from warehouse.engine.supervise import supervise
+from warehouse.errors import InvalidOperation, ReadConflict
+from warehouse.interactive import AsyncTransaction
+from warehouse.journal import open_journal
+from warehouse.operations import Operation, Source
+from warehouse.registry import Registry
+from warehouse.results import Explanation, ParticipantInfo, TransactionResult
+
+Operations: TypeAlias = Sequence[Mapping[str, Any] | Operation]
+AnySource: TypeAlias = Source | Mapping[str, Any]
+
+
+class AsyncWarehouse:
+    """One transaction out of writes to several stores.
+
+    Made from keyword arguments of the same shape as the configuration, or by `from_config`. A context
+    manager; `open` and `close` do the same by hand, and the first use opens. It belongs to one event loop
+    (asyncio) and may be used from many of its tasks.
+    """
+
+    def __init__(
+        self,
+        *,
+        adapters: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        journal: Mapping[str, Any] | None = None,
+        transactions: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take the configuration; nothing is opened yet. Raises ConfigError."""
+        given = {"adapters": adapters, "journal": journal or {}, "transactions": transactions or {}}
+        config = load(given)
+
+        self._defaults = config.transactions
+        self._registry = Registry(config.adapters)
+        self._journal = open_journal(config.journal)
+        self._engine = Engine(self._registry, self._journal)
+        self._opened = False
+        self._opening = anyio.Lock()
+
+    @classmethod
+    def from_config(cls, config: str | os.PathLike[str] | Mapping[str, Any]) -> Self:
+        """A warehouse from a TOML file, or a dict of the same shape. Raises ConfigError."""
+        return cls(**read(config))
+
+    # Life
+
+    async def open(self) -> Self:
+        """Open the journal; each store is connected when it is first used. Raises JournalUnavailable."""
+        if not self._opened:
+            async with self._opening:
+                if not self._opened:
+                    await self._journal.open()
+                    self._opened = True
+        return self
+
+    async def close(self) -> None:
+        """Close the journal and every store. May be called twice; the next use opens again."""
+        async with self._opening:
+            if self._opened:
+                self._opened = False
+                await self._registry.close()
+                await self._journal.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # Transactions
+
+    async def transaction(
+        self, operations: Operations, **options: Unpack[TransactionOptions]
+    ) -> TransactionResult:
+        """Make all operations take effect, or none; how it ended is the result, not an exception.
+
+        Options left out come from `[transactions]` of the configuration; see `TransactionOptions`. Mistakes
+        of the caller raise before any store is written: InvalidOperation and its kinds. Raises
+        JournalUnavailable where nothing was changed, and OutcomeUnknown where the end cannot be told.
+        """
+        chosen = make_options(self._defaults, options, TransactionOptions)
+        await self.open()
+        return await supervise(lambda: self._engine.transaction(operations, chosen), chosen.grace)
+
+    def begin(self, name: str | None = None, **options: Unpack[BeginOptions]) -> AsyncTransaction:
+        """A transaction written step by step: `async with warehouse.begin() as tx`.
+
+        Every call executes at once in its store's open transaction. Leaving the block commits; an exception
+        compensates and propagates. A commit that fails raises TransactionCompensated or TransactionFailed
+        (`raise_on_failure=False` leaves that to `tx.result`).
+        """
+        chosen = replace(make_options(self._defaults, options, BeginOptions), name=name)
+        return AsyncTransaction(self.open, self._engine, chosen)
+
+    async def explain(self, operations: Operations, **options: Unpack[TransactionOptions]) -> Explanation:
+        """What `transaction` would do with these operations, without doing it.
+
+        The pattern and why, who takes part and how, and the changes that would be made.
+        """
+        chosen = make_options(self._defaults, options, TransactionOptions)
+        await self.open()
+        return await supervise(lambda: self._engine.explain(operations, chosen), chosen.grace)
+
+    # Reading
+
+    async def find(
+        self,
+        source: AnySource,
+        *,
+        where: Mapping[str, Any] | None = None,
+        fields: Sequence[str] | None = None,
+        order_by: Sequence[str] | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+        isolation: Literal["committed", "latest"] = "latest",
+        near: Mapping[str, Any] | None = None,
+        lock: bool = False,
+        timeout: float | None = None,  # noqa: ASYNC109 - part of the interface
+    ) -> list[dict[str, Any]]:
+        """The records of `source` that match `where`, as dicts; `order_by=["a", "-b"]`, nulls first.
+
+        `near={"vector": [...], "using": None, "limit": 5}` asks a vector store for the nearest records.
+        `timeout` is in seconds (default: that of transactions); ReadConflict where it runs out.
+        """
+        if isolation != "latest":
+            raise InvalidOperation(
+                f"isolation {isolation!r} is not supported yet", field="isolation", hint="use 'latest'"
+            )
+        if lock:
+            raise InvalidOperation(
+                "a lock ends with its transaction", field="lock", hint="use `tx.find` in a begin() block"
+            )
+        query = {
+            "where": where,
+            "fields": fields,
+            "order_by": order_by,
+            "limit": limit,
+            "offset": offset,
+            "near": near,
+            "lock": lock,
+        }
+        await self.open()
+        seconds = self._defaults.timeout if timeout is None else timeout
+        try:
+            with anyio.fail_after(seconds):
+                return await self._engine.find(source, query)
+        except TimeoutError as error:
+            raise ReadConflict(f"the read took longer than {seconds} s") from error
+
+    async def participants(self) -> dict[str, ParticipantInfo | Exception]:
+        """Connect every configured store: what each is and can do, or the error that says why not."""
+        await self.open()
+        out: dict[str, ParticipantInfo | Exception] = {}
+        for tag in self._registry.tags:
+            try:
+                out[tag] = describe(await self._registry.connected(tag))
+            except Exception as error:  # noqa: BLE001 - told, not handled
+                out[tag] = error
+        return out
+
+    @property
+    def journal(self) -> str:
+        """What the journal is and where, without secrets."""
+        return self._journal.description

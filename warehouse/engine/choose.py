@@ -1,0 +1,66 @@
+"""Choosing the pattern (DESIGN 5.5): the first rule that applies."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from warehouse.engine.options import Options
+from warehouse.engine.plan import Step
+from warehouse.errors import InvalidOperation
+from warehouse.registry import Participant
+from warehouse.results import Pattern
+
+
+def choose(options: Options, participants: Collection[Participant]) -> tuple[Pattern, str]:
+    """The pattern for these participants, and why. InvalidOperation where what was asked for cannot be."""
+    stores = {item.identity: item for item in participants}
+    if options.pattern == "two_phase_commit":
+        _refuse_two_phase("pattern")
+    if options.pattern != "auto":
+        return options.pattern, "the caller asked for it"
+    if len(stores) == 1 and all(item.adapter.capabilities.holds for item in stores.values()):
+        return "staged", "one participant with transactions: its own transaction is enough"
+    if options.consistency == "immediate":
+        _refuse_two_phase("consistency")
+    if options.availability == "high":
+        return "saga", "availability='high'"
+    if options.consistency == "eventual":
+        return "saga", "consistency='eventual'"
+    return "staged", "the default for several stores"
+
+
+def _refuse_two_phase(field: str) -> None:
+    raise InvalidOperation(
+        "two-phase commit is not supported yet",
+        field=field,
+        hint="use 'staged'",
+    )
+
+
+def check_step(step: Step, pattern: Pattern, *, alone: bool) -> None:
+    """Refuse a step that cannot be run, or not be undone, in this pattern.
+
+    `alone`: its store has transactions and is the only participant, so nothing will ever have to be undone.
+    """
+    capabilities = step.participant.adapter.capabilities
+    problem: tuple[str, str, str] | None = None
+    if not step.info.key and not (alone and pattern == "staged"):
+        problem = (
+            "key",
+            "nothing identifies its records, so a change of them could not be undone",
+            f"give [adapters.{step.tag}.entities.{step.info.entity.name}] a key, or the store a unique constraint",
+        )
+    elif step.operation.allow_fail and pattern == "staged":
+        if capabilities.holds and not capabilities.savepoints:
+            problem = (
+                "allow_fail",
+                f"{capabilities.store} cannot go on after a failed step",
+                "use pattern='saga'",
+            )
+        elif step.operation.expect is not None:
+            problem = ("allow_fail", "it cannot be combined with expect here", "use pattern='saga'")
+    if problem is not None:
+        field, message, hint = problem
+        error = InvalidOperation(message, field=field, hint=hint)
+        step.locate(error)
+        raise error

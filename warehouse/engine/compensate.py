@@ -1,0 +1,250 @@
+"""Undo and redo in the stores: the loops of reading, merging and guarded writing around the pure merge."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import anyio
+
+from warehouse.adapter import EntityInfo, Unit, UnitSettings, WriteStatus, Written
+from warehouse.engine.plan import Step
+from warehouse.engine.retry import back_off
+from warehouse.engine.run import Run, StepState
+from warehouse.errors import StoreError, TransientError
+from warehouse.planning import freeze
+from warehouse.records import ABSENT, Absent, Change, Entity, Image
+from warehouse.registry import Participant
+from warehouse.results import Reason, Residue
+from warehouse.undo import Clash, Merge, inverse, merge
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """One change on its way to being undone (or redone). `known`: it is known that it was applied."""
+
+    step: Step
+    change: Change
+    known: bool
+    settled: bool = False
+
+
+class Unreachable(Exception):
+    """A store could not be reached for as long as we were willing to try."""
+
+
+@dataclass(slots=True)
+class _Round:
+    """What one pass over the pieces found and wants to write."""
+
+    writes: list[tuple[Piece, Change]] = field(default_factory=list)
+    clashes: list[tuple[Piece, Residue]] = field(default_factory=list)
+
+    def residue(self, piece: Piece | None = None) -> list[Residue]:
+        """What clashed (with this piece)."""
+        return [item for owner, item in self.clashes if piece is None or owner is piece]
+
+
+async def undo(run: Run, states: Iterable[StepState], *, known: bool = True) -> list[Residue]:
+    """Undo these (executed) steps, last first; what could not be undone, record by record. Never raises."""
+    residue: list[Residue] = []
+    for state in sorted(states, key=_undo_order):
+        pieces = (
+            [Piece(state.step, change, known) for change in reversed(state.done.changes)]
+            if state.done
+            else []
+        )
+        if not pieces:
+            continue
+        try:
+            residue += await _settle(run, state.step.participant, pieces, merge)
+        except (Unreachable, StoreError) as error:
+            residue += [
+                _residue(piece, Clash(None, piece.change.after, None), "unreachable", str(error))
+                for piece in pieces
+                if not piece.settled
+            ]
+    return residue
+
+
+def _undo_order(state: StepState) -> tuple[int, int]:
+    return -state.step.operation.compensation_priority, -state.step.index
+
+
+async def redo(run: Run, participant: Participant, states: Sequence[StepState]) -> list[Residue]:
+    """Make again what is missing of these steps, in a store with transactions.
+
+    What is returned says why that is impossible; nothing was written then. Raises Unreachable.
+    """
+    pieces = [
+        Piece(state.step, inverse(change), known=False)
+        for state in states
+        if state.done is not None
+        for change in state.done.changes
+    ]
+    return await _settle(run, participant, pieces, merge, all_or_nothing=True)
+
+
+async def _settle(
+    run: Run,
+    participant: Participant,
+    pieces: list[Piece],
+    how: Callable[..., Merge],
+    *,
+    all_or_nothing: bool = False,
+) -> list[Residue]:
+    """Bring every piece about, trying again while other writers or the network are in the way."""
+    residue: list[Residue] = []
+    give_up = time.monotonic() + run.options.grace
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            done = await _one_round(run, participant, pieces, residue, how, all_or_nothing=all_or_nothing)
+        except TransientError as error:
+            done = False
+            if time.monotonic() >= give_up:
+                raise Unreachable(str(error)) from error
+        if done:
+            return residue
+        if time.monotonic() >= give_up:
+            raise Unreachable("other writers kept changing the record")
+        await anyio.sleep(back_off(attempt))
+
+
+async def _one_round(
+    run: Run,
+    participant: Participant,
+    pieces: list[Piece],
+    residue: list[Residue],
+    how: Callable[..., Merge],
+    *,
+    all_or_nothing: bool,
+) -> bool:
+    """One unit: read, merge, write, commit. False if it has to be done again."""
+    settings = UnitSettings(transaction_id=run.id, lock_timeout=run.options.lock_timeout)
+    async with participant.adapter.unit(settings) as unit:
+        waiting = [piece for piece in pieces if not piece.settled]
+        found = await _merge_all(unit, participant, waiting, how)
+        if all_or_nothing and found.clashes:
+            residue += found.residue()
+            return True
+        written = await unit.write([change for _, change in found.writes])
+        if not participant.adapter.capabilities.holds:
+            residue += await _note_applied(found, written, participant.adapter.capabilities.settle)
+        if len(written) < len(found.writes) or any(
+            item.status is not WriteStatus.APPLIED for item in written
+        ):
+            residue += _refused(found, written)
+            return all_or_nothing and bool(residue)
+        await _commit(unit, waiting)
+        residue += [item for piece in waiting if not piece.settled for item in found.residue(piece)]
+        for piece in waiting:
+            piece.settled = True
+        return True
+
+
+async def _commit(unit: Unit, pieces: Iterable[Piece]) -> None:
+    try:
+        await unit.commit()
+    except StoreError as error:
+        for piece in pieces:
+            piece.known = piece.known and not error.outcome_unknown
+        raise
+
+
+async def _merge_all(
+    unit: Unit, participant: Participant, pieces: Sequence[Piece], how: Callable[..., Merge]
+) -> _Round:
+    """Merge every piece with its record as it is now, each seeing what the ones before it will have made."""
+    currents = await _read(unit, pieces)
+    out = _Round()
+    ulps = participant.adapter.capabilities.float_ulps
+    for piece in pieces:
+        place = _place(piece.change)
+        merged = how(piece.change, currents[place], piece.step.info.config, known=piece.known, ulps=ulps)
+        out.clashes += [(piece, _residue(piece, clash, "conflict", "")) for clash in merged.clashes]
+        if merged.write is not None:
+            out.writes.append((piece, merged.write))
+            currents[place] = merged.write.after
+    return out
+
+
+def _place(change: Change) -> tuple[Entity, object]:
+    return change.entity, freeze(change.key)
+
+
+async def _read(unit: Unit, pieces: Sequence[Piece]) -> dict[tuple[Entity, object], Image]:
+    """The current images of all records that the pieces are about, locked where there are locks."""
+    keys: dict[Entity, dict[object, Change]] = {}
+    for piece in pieces:
+        keys.setdefault(piece.change.entity, {})[freeze(piece.change.key)] = piece.change
+    out: dict[tuple[Entity, object], Image] = {}
+    for entity, changes in keys.items():
+        info = await _info(next(piece.step for piece in pieces if piece.change.entity == entity), entity)
+        images = await unit.read(info, [change.key for change in changes.values()])
+        out.update({(entity, key): image for key, image in zip(changes, images, strict=True)})
+    return out
+
+
+async def _info(step: Step, entity: Entity) -> EntityInfo:
+    if step.info.entity == entity:
+        return step.info
+    return await step.participant.adapter.describe(entity)
+
+
+async def _note_applied(found: _Round, written: Sequence[Written], settle: float) -> list[Residue]:
+    """In a store without transactions each write stands for itself: what was made is not made again.
+
+    Returns what clashed with the changes that are now done. After a lost reply it waits until no write of
+    ours can still arrive.
+    """
+    residue: list[Residue] = []
+    for (piece, _), item in zip(found.writes, written, strict=False):
+        if item.status is WriteStatus.APPLIED:
+            piece.settled = True
+            residue += found.residue(piece)
+        elif item.status is WriteStatus.UNKNOWN:
+            piece.known = False
+            await anyio.sleep(settle)
+    return residue
+
+
+def _refused(found: _Round, written: Sequence[Written]) -> list[Residue]:
+    """After a write that was not applied: what the store refuses is residue, all else is tried again."""
+    piece, change = found.writes[len(written) - 1]
+    last = written[-1]
+    if last.status is not WriteStatus.REFUSED:
+        return []
+    piece.settled = True
+    detail = last.error.message if last.error else "refused"
+    return [_residue(piece, Clash(None, change.after, change.before), "constraint", detail)]
+
+
+def _residue(piece: Piece, clash: Clash, reason: Reason, detail: str) -> Residue:
+    return Residue(
+        step=piece.step.name,
+        tag=piece.step.tag,
+        entity=piece.change.entity.name,
+        key=piece.change.key,
+        field=clash.field,
+        expected=_shown(clash.expected),
+        found=_shown(clash.found),
+        reason=reason,
+        detail=detail,
+    )
+
+
+def _shown(value: object) -> object:
+    return None if isinstance(value, Absent) or value is ABSENT else value
+
+
+def kept(states: Iterable[StepState]) -> list[Residue]:
+    """The residue of steps whose commits are kept on purpose."""
+    return [
+        _residue(Piece(state.step, change, known=True), Clash(None, change.after, change.after), "kept", "")
+        for state in states
+        if state.done is not None
+        for change in state.done.changes
+    ]

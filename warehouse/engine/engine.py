@@ -1,0 +1,110 @@
+"""The engine's entrance: from operations and options to an ended transaction."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from warehouse.adapter import Query
+from warehouse.engine.choose import check_step, choose
+from warehouse.engine.explain import explain
+from warehouse.engine.options import Options
+from warehouse.engine.plan import Step, parse_all, plan, plan_query
+from warehouse.engine.run import Run
+from warehouse.engine.saga import run_saga
+from warehouse.engine.staged import run_staged
+from warehouse.errors import StepFailed, StoreError
+from warehouse.journal.base import Journal
+from warehouse.operations import Operation, Source, translate
+from warehouse.records import Record, project
+from warehouse.registry import Participant, Registry
+from warehouse.results import Explanation, StepResult, TransactionResult
+
+
+class Engine:
+    """Runs transactions over the participants of one registry and one journal."""
+
+    def __init__(self, registry: Registry, journal: Journal) -> None:
+        self.registry = registry
+        self.journal = journal
+
+    async def transaction(
+        self, operations: Sequence[Mapping[str, Any] | Operation], options: Options
+    ) -> TransactionResult:
+        """Run all operations to an end; see `AsyncWarehouse.transaction`."""
+        parsed = parse_all(operations)
+        started = time.monotonic()
+        try:
+            steps = await plan(parsed, self.registry)
+        except StoreError as error:
+            return _unplanned(list(parsed), error, options, started)
+        run, _ = self._run(steps, options)
+        await (run_saga if run.pattern == "saga" else run_staged)(run, steps)
+        return run.result()
+
+    async def explain(
+        self, operations: Sequence[Mapping[str, Any] | Operation], options: Options
+    ) -> Explanation:
+        """What `transaction` would do. Raises what it raises, and the StoreError of an unreachable store."""
+        steps = await plan(parse_all(operations), self.registry)
+        run, reason = self._run(steps, options)
+        return await explain(run, steps, reason)
+
+    def _run(self, steps: Sequence[Step], options: Options) -> tuple[Run, str]:
+        participants = [step.participant for step in steps]
+        pattern, reason = choose(options, participants)
+        run = Run(options, self.journal, pattern)
+        for step in steps:
+            check_step(step, pattern, alone=_is_alone(participants))
+            run.add(step)
+        return run, reason
+
+    async def query(
+        self, source: Source | Mapping[str, Any], query: Mapping[str, Any]
+    ) -> tuple[Participant, Query]:
+        """A checked read and who is to run it."""
+        return await plan_query(parse_source(source), query, self.registry)
+
+    async def find(self, source: Source | Mapping[str, Any], query: Mapping[str, Any]) -> list[Record]:
+        """Read the store as it is."""
+        participant, prepared = await self.query(source, query)
+        records = await participant.adapter.find(prepared)
+        return [project(record, query["fields"]) for record in records]
+
+
+def _is_alone(participants: Sequence[Participant]) -> bool:
+    return len({item.identity for item in participants}) == 1 and participants[0].adapter.capabilities.holds
+
+
+def parse_source(source: Source | Mapping[str, Any]) -> Source:
+    """A source as its model; InvalidOperation names what is wrong."""
+    if isinstance(source, Source):
+        return source
+    try:
+        return Source.model_validate(source)
+    except ValidationError as error:
+        raise translate(error, Source) from None
+
+
+def _unplanned(names: list[str], error: StoreError, options: Options, started: float) -> TransactionResult:
+    """The result where a store could not even be reached: one step failed, and nothing was run."""
+    failure = StepFailed(error.message, step=error.step, tag=error.tag, entity=error.entity, hint=error.hint)
+    failure.__cause__ = error.__cause__ or error
+    failure.reason = error
+    results = {name: StepResult(status="skipped") for name in names}
+    if error.step in results:
+        results[error.step] = StepResult(status="failed", error=str(failure), attempts=1)
+    result = TransactionResult(
+        transaction_id=uuid.uuid4().hex,
+        name=options.name,
+        status="compensated",
+        pattern="staged" if options.pattern == "auto" else options.pattern,
+        execution_time=time.monotonic() - started,
+        step_results=results,
+        error=str(failure),
+    )
+    return result.caused_by(failure)

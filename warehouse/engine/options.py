@@ -1,0 +1,128 @@
+"""The options of one transaction, with the configured defaults filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias, TypedDict
+
+from warehouse.config import TransactionSettings
+from warehouse.errors import InvalidOperation, did_you_mean
+from warehouse.results import Pattern
+
+Concurrency: TypeAlias = Literal["parallel", "sequential"]
+Consistency: TypeAlias = Literal["immediate", "strong", "eventual"]
+
+
+class CommonOptions(TypedDict, total=False):
+    """What both `transaction` and `begin` take. Durations are seconds; None means the configured default.
+
+    * `timeout` bounds the time until the decision; what reaches it before is undone.
+    * `step_timeout` bounds one step, `lock_timeout` all waiting for records that others have.
+    * `pattern`: `auto` chooses (DESIGN 5.5); `staged` and `saga` may be asked for.
+    * `consistency`, `availability`: wishes that `auto` respects.
+    * `name`: for people; it is in the result and the journal.
+    """
+
+    timeout: float | None
+    step_timeout: float | None
+    lock_timeout: float | None
+    pattern: Literal["auto", "staged", "saga", "two_phase_commit"]
+    consistency: Consistency | None
+    availability: Literal["high"] | None
+    compensate_on_timeout: bool | None
+    idempotency_key: str | None
+    idempotency_ttl: float | None
+
+
+class TransactionOptions(CommonOptions, total=False):
+    """The options of `transaction`.
+
+    * `retry_on_failure`: stage again after transient errors, at most `max_retries` times. (Contention is
+      always tried again, until `lock_timeout`.)
+    * `compensate_on_timeout=False`: a saga that times out keeps what was committed, as residue `kept`.
+    * `concurrency`: whether stores run their steps side by side.
+    """
+
+    name: str | None
+    retry_on_failure: bool | None
+    max_retries: int | None
+    rollback: Literal["all", "critical_only", "none"]
+    concurrency: Concurrency
+
+
+class BeginOptions(CommonOptions, total=False):
+    """The options of `begin`. With `raise_on_failure=False`, how it ended is only in `tx.result`."""
+
+    hold: bool
+    expires_in: float | None
+    raise_on_failure: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How one transaction is run, everything filled in."""
+
+    timeout: float
+    step_timeout: float | None
+    lock_timeout: float
+    grace: float
+    retry_on_failure: bool
+    max_retries: int
+    compensate_on_timeout: bool
+    max_records: int
+    max_image_bytes: int
+    pattern: Pattern | Literal["auto"] = "auto"
+    consistency: Consistency | None = None
+    availability: Literal["high"] | None = None
+    name: str | None = None
+    concurrency: Concurrency = "parallel"
+    raise_on_failure: bool = True
+
+
+_CHOICES: Final[dict[str, tuple[Any, ...]]] = {
+    "pattern": ("auto", "staged", "saga", "two_phase_commit"),
+    "consistency": (None, "immediate", "strong", "eventual"),
+    "availability": (None, "high"),
+    "concurrency": ("parallel", "sequential"),
+    "rollback": ("all", "critical_only", "none"),
+}
+_LATER: Final = {
+    "idempotency_key": "idempotency keys are not supported yet",
+    "idempotency_ttl": "idempotency keys are not supported yet",
+    "hold": "held transactions are not supported yet",
+    "expires_in": "held transactions are not supported yet",
+}
+
+
+def make_options(
+    defaults: TransactionSettings, given: Mapping[str, Any], allowed: type[TransactionOptions | BeginOptions]
+) -> Options:
+    """The options from what the caller gave. InvalidOperation names what is unknown, bad or not there yet."""
+    known = allowed.__annotations__ | CommonOptions.__annotations__
+    for name, value in given.items():
+        if name not in known:
+            raise InvalidOperation(f"unknown option {name!r}", field=name, hint=did_you_mean(name, known))
+        _check(name, value)
+    chosen = {name: value for name, value in given.items() if value is not None and name not in _NOT_KEPT}
+    return Options(**{**defaults.model_dump(), **chosen})
+
+
+_NOT_KEPT: Final = {"rollback", *_LATER}
+
+
+def _check(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if name in _CHOICES and value not in _CHOICES[name]:
+        texts = [str(choice) for choice in _CHOICES[name] if choice is not None]
+        raise InvalidOperation(f"{name} is {value!r}", field=name, hint=did_you_mean(str(value), texts))
+    if name == "rollback" and value != "all":
+        raise InvalidOperation("rollback other than 'all' is not supported yet", field=name)
+    if name in _LATER and value:
+        raise InvalidOperation(_LATER[name], field=name)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name in {"timeout", "step_timeout", "lock_timeout"} and not (number and value > 0):
+        raise InvalidOperation(f"{name} is a positive number of seconds, not {value!r}", field=name)
+    if name == "max_retries" and not (isinstance(value, int) and number and value >= 0):
+        raise InvalidOperation(f"max_retries is a count from 0, not {value!r}", field=name)

@@ -1,0 +1,43 @@
+"""References between steps (`{"$ref": "step.field"}`) and escaped values (`{"$literal": ...}`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from warehouse.errors import InvalidOperation
+
+
+def references(value: Any) -> Iterator[str]:
+    """Every reference in `value`, at any depth."""
+    if isinstance(value, Mapping):
+        if set(value) == {"$ref"}:
+            yield value["$ref"]
+        elif set(value) != {"$literal"}:
+            for item in value.values():
+                yield from references(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from references(item)
+
+
+def split(reference: Any) -> tuple[str, str]:
+    """The step and the path of a reference; InvalidOperation where it is none."""
+    step, dot, path = reference.partition(".") if isinstance(reference, str) else ("", "", "")
+    if not step or not dot or not path:
+        raise InvalidOperation(f"the reference {reference!r} is not of the form 'step.field'")
+    return step, path
+
+
+def substitute(value: Any, lookup: Callable[[str], Any]) -> Any:
+    """`value` with references replaced by what `lookup` gives, and literals unwrapped."""
+    if isinstance(value, Mapping):
+        if len(value) == 1:
+            if "$ref" in value:
+                return lookup(value["$ref"])
+            if "$literal" in value:
+                return value["$literal"]
+        return {name: substitute(item, lookup) for name, item in value.items()}
+    if isinstance(value, list):
+        return [substitute(item, lookup) for item in value]
+    return value

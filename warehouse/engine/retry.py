@@ -1,0 +1,63 @@
+"""Whether and when to try again: back-off with jitter, never past the deadline."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import anyio
+
+from warehouse.engine.run import Run
+from warehouse.errors import StepFailed, StoreContention, TransactionConflict, TransientError, WarehouseError
+
+_FIRST = 0.01
+_LONGEST = 1.0
+
+
+def back_off(attempt: int) -> float:
+    """Seconds to wait after attempt number `attempt`: exponential, with full jitter (Brooker, AWS, 2015)."""
+    return random.uniform(_FIRST / 2, min(_LONGEST, _FIRST * 2.0**attempt))  # noqa: S311 - no secret
+
+
+def is_contention(error: WarehouseError | None) -> bool:
+    """Whether somebody else was in the way: a lock, a deadlock, a write conflict."""
+    return isinstance(error, StoreContention | TransactionConflict)
+
+
+class Retries:
+    """The retry policy of one transaction (DESIGN 5.6).
+
+    Contention is always tried again until `lock_timeout` after it was first met. Other transient errors are
+    tried again as often as the step's `max_retries`, or the transaction's where `retry_on_failure` is set.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._contended_since: float | None = None
+        self._retries = 0
+        self.count = 0
+
+    async def again(self, failure: StepFailed | TransactionConflict) -> bool:
+        """Wait and say true, if the transaction should be staged again after `failure`."""
+        reason = failure.reason if isinstance(failure, StepFailed) else failure
+        if is_contention(reason):
+            self._contended_since = self._contended_since or time.monotonic()
+            left = self._contended_since + self._run.options.lock_timeout - time.monotonic()
+        elif isinstance(reason, TransientError) and self._retries < self._allowed(failure):
+            self._retries += 1
+            left = self._run.remaining
+        else:
+            return False
+        self.count += 1
+        pause = back_off(self.count)
+        if pause >= min(left, self._run.remaining):
+            return False
+        await anyio.sleep(pause)
+        return True
+
+    def _allowed(self, failure: WarehouseError) -> int:
+        options = self._run.options
+        for state in self._run.states.values():
+            if state.step.name == failure.step and state.step.operation.max_retries is not None:
+                return state.step.operation.max_retries
+        return options.max_retries if options.retry_on_failure else 0

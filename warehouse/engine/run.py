@@ -1,0 +1,293 @@
+"""One transaction while it runs: its steps' states, its open units, its result."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import anyio
+
+from warehouse.adapter import Query, StepChanges, Unit, UnitSettings
+from warehouse.engine.options import Options
+from warehouse.engine.plan import Step
+from warehouse.engine.references import split
+from warehouse.errors import InvalidOperation, StepFailed, StoreError, WarehouseError
+from warehouse.journal.base import Entry, EntryStep, Journal, Lock, State
+from warehouse.records import ABSENT, Record, get, project
+from warehouse.registry import Participant
+from warehouse.results import Pattern, Residue, Status, StepResult, StepStatus, TransactionResult
+
+_COMPARE = {
+    "$eq": int.__eq__,
+    "$ne": int.__ne__,
+    "$gt": int.__gt__,
+    "$gte": int.__ge__,
+    "$lt": int.__lt__,
+    "$lte": int.__le__,
+}
+
+
+@dataclass(slots=True)
+class StepState:
+    """How far a step has come."""
+
+    step: Step
+    status: Literal["waiting", "executed", "failed", "tolerated", "skipped"] = "waiting"
+    done: StepChanges | None = None
+    error: StepFailed | None = None
+    attempts: int = 0
+    duration: float = 0.0
+
+    def rows(self) -> list[Record]:
+        """The records of the step's result, whole."""
+        if self.done is None:
+            return []
+        return [change.visible for change in self.done.changes if not change.dependent]
+
+
+@dataclass(slots=True)
+class OpenUnit:
+    """A participant's open unit, and the steps it executed."""
+
+    participant: Participant
+    unit: Unit
+    stack: AsyncExitStack
+    steps: list[StepState] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        return self.participant.adapter.capabilities.holds
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was changed here."""
+        return any(state.done is not None and state.done.changes for state in self.steps)
+
+
+class Run:
+    """The state of one transaction. Patterns move it forward; it decides nothing itself."""
+
+    def __init__(self, options: Options, journal: Journal, pattern: Pattern) -> None:
+        self.id = uuid.uuid4().hex
+        self.options = options
+        self.journal = journal
+        self.pattern: Pattern = pattern
+        self.started = time.monotonic()
+        self.since = 0
+        self.states: dict[int, StepState] = {}
+        self.units: dict[str, OpenUnit] = {}
+        self.residue: list[Residue] = []
+        self.status: Status | None = None
+        self.error: StepFailed | None = None
+
+    # Time
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the transaction's time-out."""
+        return self.started + self.options.timeout - time.monotonic()
+
+    # Steps
+
+    def add(self, step: Step) -> StepState:
+        self.states[step.index] = StepState(step)
+        return self.states[step.index]
+
+    async def execute(self, step: Step) -> None:
+        """Execute one step in its store's unit. Raises StepFailed, with the store's error as its cause."""
+        state = self.states[step.index]
+        state.attempts += 1
+        began = time.monotonic()
+        limit = step.operation.timeout or self.options.step_timeout
+        try:
+            with anyio.fail_after(limit):
+                await self._execute(state)
+        except TimeoutError as error:
+            raise self.fail(state, StoreError(f"it took longer than {limit} s"), error) from error
+        except WarehouseError as error:
+            raise self.fail(state, error, error.__cause__ or error) from (error.__cause__ or error)
+        except Exception as error:
+            raise self.fail(state, StoreError(f"{type(error).__name__}: {error}"), error) from error
+        finally:
+            state.duration += time.monotonic() - began
+
+    async def _execute(self, state: StepState) -> None:
+        step = state.step
+        request = step.request(self._lookup)
+        if step.depends:
+            step.participant.adapter.check(request)
+        opened = await self.open(step.participant)
+        opened.steps.append(state)
+        done = await opened.unit.execute(request, savepoint=step.operation.allow_fail)
+        _check_expectation(step, done.affected)
+        state.done, state.status = done, "executed"
+        self._check_size()
+
+    def fail(self, state: StepState, error: WarehouseError, cause: BaseException) -> StepFailed:
+        """Mark a step as failed with `error`, caused by `cause`; the StepFailed that says so."""
+        state.step.locate(error)
+        failure = StepFailed(
+            error.message,
+            step=error.step,
+            tag=error.tag,
+            entity=error.entity,
+            field=error.field,
+            hint=error.hint,
+        )
+        failure.__cause__ = cause
+        failure.reason = error
+        state.status, state.error, state.done = "failed", failure, None
+        return failure
+
+    def _check_size(self) -> None:
+        records = sum(len(state.done.changes) for state in self.states.values() if state.done is not None)
+        if records > self.options.max_records:
+            raise StoreError(
+                f"the transaction changes more than {self.options.max_records} records",
+                hint="raise transactions.max_records, or split it",
+            )
+
+    def _lookup(self, reference: str) -> Any:
+        name, path = split(reference)
+        state = next(state for state in self.states.values() if state.step.name == name)
+        rows = state.rows()
+        if state.status != "executed" or not rows:
+            raise InvalidOperation(f"the reference {reference!r} names a step that has no output")
+        values = [get(row, path) for row in rows]
+        if any(value is ABSENT for value in values):
+            raise InvalidOperation(
+                f"the reference {reference!r} names a field that is not in the step's output"
+            )
+        return values[0] if len(values) == 1 else values
+
+    async def find(self, participant: Participant, query: Query) -> list[Record]:
+        """Read in the participant's unit: the transaction's own steps are seen."""
+        return await (await self.open(participant)).unit.find(query)
+
+    # Units
+
+    async def open(self, participant: Participant) -> OpenUnit:
+        """The open unit of the participant's store, opened now if there is none."""
+        opened = self.units.get(participant.identity)
+        if opened is None:
+            stack = AsyncExitStack()
+            settings = UnitSettings(transaction_id=self.id, lock_timeout=self.options.lock_timeout)
+            unit = await stack.enter_async_context(participant.adapter.unit(settings))
+            opened = self.units[participant.identity] = OpenUnit(participant, unit, stack)
+        return opened
+
+    async def close(self, opened: Iterable[OpenUnit] | None = None) -> None:
+        """Roll back and close units (default: all). What was committed stays; never raises."""
+        for item in list(self.units.values()) if opened is None else list(opened):
+            self.units.pop(item.participant.identity, None)
+            await item.unit.rollback()
+            await item.stack.aclose()
+
+    def reset(self) -> None:
+        """Forget what was staged (and has been rolled back), to stage again under a new id."""
+        self.id = uuid.uuid4().hex
+        for state in self.states.values():
+            state.status, state.done, state.error = "waiting", None, None
+
+    # The journal's view
+
+    def entry(self, state: State, opened: Sequence[OpenUnit]) -> Entry:
+        """What the journal is to keep of these units' steps."""
+        states = sorted((item for unit in opened for item in unit.steps), key=lambda item: item.step.index)
+        steps = tuple(entry_step(item) for item in states if item.done is not None and item.done.changes)
+        size = sum(len(step.body) for step in steps)
+        if size > self.options.max_image_bytes:
+            raise StepFailed(
+                f"the images of the transaction take {size} bytes, more than max_image_bytes",
+                hint="raise transactions.max_image_bytes, or split it",
+            )
+        tokens = {
+            unit.participant.identity: unit.unit.token for unit in opened if unit.unit.token is not None
+        }
+        return Entry(
+            transaction_id=self.id,
+            name=self.options.name,
+            pattern=self.pattern,
+            state=state,
+            steps=steps,
+            tokens=tokens,
+        )
+
+    # The end
+
+    def end(self, status: Status, error: StepFailed | None = None) -> None:
+        """Note how the transaction ended."""
+        self.status, self.error = status, error
+
+    def result(self) -> TransactionResult:
+        """What the caller gets. Steps after the first that failed count as skipped, run or not."""
+        if self.status is None:
+            raise RuntimeError("the transaction has not ended")
+        left = {item.step for item in self.residue}
+        results = {state.step.name: self._step_result(state, left) for state in self.states.values()}
+        return TransactionResult(
+            transaction_id=self.id,
+            name=self.options.name,
+            status=self.status,
+            pattern=self.pattern,
+            execution_time=time.monotonic() - self.started,
+            step_results=results,
+            compensated_steps=[name for name, item in results.items() if item.status == "compensated"],
+            error=None if self.error is None else str(self.error),
+            residue=self.residue,
+        ).caused_by(self.error)
+
+    def _step_result(self, state: StepState, left: set[str]) -> StepResult:
+        changes = [] if state.done is None else [item for item in state.done.changes if not item.dependent]
+        returning = state.step.operation.returning
+        return StepResult(
+            status=self._step_status(state, left),
+            data=[project(change.visible, returning) for change in changes],
+            actions=[change.action for change in changes],
+            affected_rows=0 if state.done is None else state.done.affected,
+            error=None if state.error is None else str(state.error),
+            attempts=state.attempts,
+            duration=state.duration,
+        )
+
+    def _step_status(self, state: StepState, left: set[str]) -> StepStatus:
+        if state.status in {"failed", "tolerated"}:
+            return "failed"
+        if state.status != "executed":
+            return "skipped"
+        if self.status == "completed":
+            return "completed"
+        if state.step.name in left:
+            kept = all(item.reason == "kept" for item in self.residue if item.step == state.step.name)
+            return "completed" if kept else "failed"
+        return "compensated"
+
+
+def entry_step(state: StepState) -> EntryStep:
+    """A step as it is journaled."""
+    step = state.step
+    changes = () if state.done is None else state.done.changes
+    return EntryStep(index=step.index, name=step.name, tag=step.tag, store=step.store, changes=changes)
+
+
+def locks(states: Iterable[StepState]) -> list[Lock]:
+    """The locks of these steps, each once."""
+    return list({item: None for state in states for item in entry_step(state).locks()})
+
+
+def _check_expectation(step: Step, affected: int) -> None:
+    expect = step.operation.expect
+    if expect is None:
+        return
+    wanted = expect.affected_rows
+    tests = {"$eq": wanted} if isinstance(wanted, int) else wanted
+    for operator, number in tests.items():
+        if not _COMPARE[operator](affected, number):
+            sign = {"$eq": "", "$ne": "not ", "$gt": "> ", "$gte": ">= ", "$lt": "< ", "$lte": "<= "}[
+                operator
+            ]
+            raise StoreError(f"expected affected_rows {sign}{number}, found {affected}", field="expect")

@@ -1,0 +1,116 @@
+"""Staging: execute the steps in their stores' units, and settle which step failed.
+
+Steps of one store run in order; stores run concurrently. After a failure, the steps before it finish, and the
+later ones are skipped: so the outcome does not depend on which store was faster. The order is that of the list,
+but that a step comes after those it names by `after`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+
+from warehouse.engine.plan import Step, in_order
+from warehouse.engine.run import Run, StepState
+from warehouse.errors import StepFailed, StoreError
+
+
+async def stage(run: Run, steps: Sequence[Step], *, ordered_by_tag: bool = False) -> StepFailed | None:
+    """Execute `steps`; the failure of the first one that failed, or None. Cancels nothing outside."""
+    groups: dict[str, list[Step]] = {}
+    for step in in_order(steps, _listed):
+        groups.setdefault(step.store, []).append(step)
+    sequential = ordered_by_tag or run.options.concurrency == "sequential" or len(groups) == 1
+    if sequential:
+        order = in_order(steps, key=lambda step: (step.tag, step.index) if ordered_by_tag else step.index)
+        groups = {"": order}
+    stage = _Stage(run, [step for group in groups.values() for step in group])
+    return await stage.run_all(list(groups.values()))
+
+
+class _Stage:
+    def __init__(self, run: Run, steps: Sequence[Step]) -> None:
+        self._run = run
+        self._position = {step.index: place for place, step in enumerate(in_order(steps, _listed))}
+        self._done = {step.index: anyio.Event() for step in steps}
+        self._running: dict[int, anyio.CancelScope] = {}
+        self._failed_at: int | None = None
+
+    async def run_all(self, groups: list[list[Step]]) -> StepFailed | None:
+        with anyio.move_on_after(self._run.remaining) as scope:
+            if len(groups) == 1:
+                await self._work(groups[0])
+            else:
+                async with anyio.create_task_group() as tasks:
+                    for group in groups:
+                        tasks.start_soon(self._work, group)
+        if scope.cancelled_caught:
+            self._note_timeout()
+        return self._verdict()
+
+    async def _work(self, steps: list[Step]) -> None:
+        for step in steps:
+            for index in step.depends:
+                await self._done[index].wait()
+            if self._is_obsolete(step):
+                self._run.states[step.index].status = "skipped"
+            else:
+                await self._execute(step)
+            self._done[step.index].set()
+
+    def _is_obsolete(self, step: Step) -> bool:
+        """Whether an earlier step failed, or one that this step needs did not take effect."""
+        if self._failed_at is not None and self._failed_at < self._position[step.index]:
+            return True
+        return any(self._run.states[index].status in {"failed", "skipped"} for index in step.depends)
+
+    async def _execute(self, step: Step) -> None:
+        with anyio.CancelScope() as scope:
+            self._running[step.index] = scope
+            try:
+                await self._run.execute(step)
+            except StepFailed:
+                self._note_failure(step)
+            finally:
+                self._running.pop(step.index, None)
+        if scope.cancelled_caught:
+            self._run.states[step.index].status = "skipped"
+
+    def _note_failure(self, step: Step) -> None:
+        if step.operation.allow_fail:
+            self._run.states[step.index].status = "tolerated"
+            return
+        place = self._position[step.index]
+        self._failed_at = place if self._failed_at is None else min(place, self._failed_at)
+        for index, scope in self._running.items():
+            if self._position[index] > self._failed_at:
+                scope.cancel()
+
+    def _note_timeout(self) -> None:
+        """Blame the first step that the time-out interrupted or kept from running."""
+        for state in self._in_order():
+            if state.status == "waiting":
+                error = StoreError(
+                    f"the transaction's timeout of {self._run.options.timeout} s ran out",
+                    hint="raise `timeout`",
+                )
+                self._run.fail(state, error, TimeoutError(error.message))
+                break
+
+    def _verdict(self) -> StepFailed | None:
+        """The first failure in order; what comes after it counts as skipped."""
+        failure: StepFailed | None = None
+        for state in self._in_order():
+            if failure is not None:
+                state.status, state.done = "skipped", None
+            elif state.status == "failed":
+                failure = state.error
+        return failure
+
+    def _in_order(self) -> list[StepState]:
+        return [self._run.states[index] for index in self._position]
+
+
+def _listed(step: Step) -> int:
+    return step.index

@@ -1,0 +1,206 @@
+"""The pattern `staged` (DESIGN 5.1): stage everywhere, decide once, apply, commit, finish."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+
+from warehouse.engine.commit import apply, commit, unknown
+from warehouse.engine.compensate import Unreachable, redo, undo
+from warehouse.engine.plan import Step
+from warehouse.engine.retry import Retries
+from warehouse.engine.run import OpenUnit, Run, StepState, entry_step, locks
+from warehouse.engine.stage import stage
+from warehouse.errors import JournalUnavailable, StepFailed, StoreError, TransactionConflict
+from warehouse.journal.base import RecordLocked, ReplyLost, State
+
+
+async def run_staged(run: Run, steps: Sequence[Step]) -> None:
+    """Run all steps to an end, staging again as `Retries` allows.
+
+    Raises JournalUnavailable (nothing was changed) or OutcomeUnknown.
+    """
+    retries = Retries(run)
+    while True:
+        try:
+            failure = await _attempt(run, steps, ordered_by_tag=retries.count > 0)
+        finally:
+            await rollback(run)
+        if failure is None:
+            return
+        if not await retries.again(failure):
+            blame(run, failure)
+            return
+        run.reset()
+
+
+async def _attempt(
+    run: Run, steps: Sequence[Step], *, ordered_by_tag: bool
+) -> StepFailed | TransactionConflict | None:
+    """Stage and conclude once; what kept it from taking effect, or None where the run has ended."""
+    run.since = await run.journal.sequence()
+    failure = await stage(run, steps, ordered_by_tag=ordered_by_tag)
+    if failure is not None:
+        return failure
+    try:
+        return await conclude(run)
+    except TransactionConflict as conflict:
+        return conflict
+
+
+def blame(run: Run, failure: StepFailed | TransactionConflict) -> None:
+    """End the run as compensated because of `failure`; nothing of it is left anywhere."""
+    if not isinstance(failure, StepFailed):
+        failure = blame_lock(run, failure)
+    run.end("compensated", failure)
+
+
+def blame_lock(run: Run, conflict: TransactionConflict) -> StepFailed:
+    """Mark the step whose record another transaction has as the one that failed."""
+    conflict.hint = "it did not become free within lock_timeout: try again, or raise that"
+    wanted = conflict.lock if isinstance(conflict, RecordLocked) else None
+    states = [state for state in run.states.values() if state.done is not None]
+    for state in states:
+        for item, (entity, key) in entry_step(state).locks().items():
+            if item == wanted:
+                conflict.message = f"{entity} {key} is locked by {conflict.message}"
+                return run.fail(state, conflict, conflict)
+    return run.fail(states[-1], conflict, conflict)
+
+
+async def rollback(run: Run) -> None:
+    """Roll back everything that is open, even while the caller is being cancelled."""
+    with anyio.CancelScope(shield=True):
+        await run.close()
+
+
+async def conclude(run: Run) -> StepFailed | None:
+    """Bring a fully staged transaction to its end, or return the failure that let nothing take effect.
+
+    Raises TransactionConflict where another transaction has a record: stage again.
+    """
+    changed = [opened for opened in run.units.values() if opened.changed]
+    failure: StepFailed | None = None
+    with anyio.CancelScope(shield=True):
+        if not changed or (len(changed) == 1 and changed[0].holds):
+            failure = await _commit_alone(run, changed)
+        else:
+            await _decide(run, changed)
+            failure = await _carry_out(run, changed)
+    return failure
+
+
+async def _commit_alone(run: Run, changed: Sequence[OpenUnit]) -> StepFailed | None:
+    """Commit the only participant: no protocol, but a look at the locks after staging (DESIGN 7)."""
+    for opened in changed:
+        conflict = await run.journal.locked(locks(opened.steps))
+        if conflict is not None:
+            raise conflict
+        error = await commit(run, opened)
+        if error is not None and error.outcome_unknown:
+            raise unknown(run, f"{opened.participant.tag} lost the reply to its commit") from error
+        if error is not None:
+            return run.fail(opened.steps[-1], error, error.__cause__ or error)
+    run.end("completed")
+    return None
+
+
+async def _decide(run: Run, changed: Sequence[OpenUnit]) -> None:
+    """The one durable write after which the transaction goes forward."""
+    try:
+        await run.journal.decide(run.entry("committing", changed), run.since)
+    except ReplyLost as error:
+        try:
+            recorded = await run.journal.settle(run.id)
+        except JournalUnavailable:
+            raise unknown(run, error.message) from error
+        if not recorded:
+            raise JournalUnavailable(error.message) from error
+
+
+async def _carry_out(run: Run, changed: Sequence[OpenUnit]) -> StepFailed | None:
+    """Apply what was planned, commit what is held: all of it, or back to nothing."""
+    applied: list[StepState] = []
+    for opened in changed:
+        if not opened.holds:
+            failure = await apply(run, opened, applied)
+            if failure is not None:
+                return await _backward(run, failure, applied)
+    held = [opened for opened in changed if opened.holds]
+    failures = await _commit_all(run, held)
+    done = [opened for opened in held if opened.participant.identity not in failures]
+    failure = await _forward(run, held, failures, done)
+    if failure is not None:
+        return await _backward(run, failure, [*applied, *(state for unit in done for state in unit.steps)])
+    await finish(run, "completed")
+    run.end("completed")
+    return None
+
+
+async def _commit_all(run: Run, held: Sequence[OpenUnit]) -> dict[str, StoreError]:
+    """Commit all held participants at once; the errors, by store."""
+    failures: dict[str, StoreError] = {}
+
+    async def commit_one(opened: OpenUnit) -> None:
+        error = await commit(run, opened)
+        if error is not None:
+            failures[opened.participant.identity] = error
+
+    if len(held) == 1:
+        await commit_one(held[0])
+    else:
+        async with anyio.create_task_group() as tasks:
+            for opened in held:
+                tasks.start_soon(commit_one, opened)
+    return failures
+
+
+async def _forward(
+    run: Run, held: Sequence[OpenUnit], failures: dict[str, StoreError], done: list[OpenUnit]
+) -> StepFailed | None:
+    """Drive on what did not commit, from the after images. What is done is added to `done`."""
+    for opened in held:
+        error = failures.get(opened.participant.identity)
+        if error is None:
+            continue
+        await run.close([opened])
+        try:
+            residue = await redo(run, opened.participant, opened.steps)
+        except Unreachable as unreachable:
+            raise unknown(run, f"{opened.participant.tag} did not commit: {unreachable}") from error
+        except StoreError as refused:
+            return run.fail(opened.steps[-1], refused, refused.__cause__ or refused)
+        if residue:
+            return run.fail(opened.steps[-1], error, error.__cause__ or error)
+        done.append(opened)
+    return None
+
+
+async def _backward(run: Run, failure: StepFailed, states: Sequence[StepState]) -> StepFailed | None:
+    """Undo what took effect. The failure, where nothing is left of it; None where the run ended as failed."""
+    await run.close()
+    await change_state(run, "compensating")
+    run.residue += await undo(run, states)
+    await finish(run, "failed" if run.residue else "compensated")
+    if run.residue:
+        run.end("failed", failure)
+        return None
+    return failure
+
+
+async def change_state(run: Run, state: State) -> None:
+    """Journal a state that is not final. Raises OutcomeUnknown where that fails."""
+    try:
+        await run.journal.change_state(run.id, state, {})
+    except (JournalUnavailable, ReplyLost) as error:
+        raise unknown(run, error.message) from error
+
+
+async def finish(run: Run, state: State) -> None:
+    """Journal the outcome and release the locks. Raises OutcomeUnknown where that fails."""
+    detail = {"residue": [item.model_dump(mode="json") for item in run.residue]} if run.residue else {}
+    try:
+        await run.journal.finish(run.id, state, detail)
+    except (JournalUnavailable, ReplyLost) as error:
+        raise unknown(run, error.message) from error

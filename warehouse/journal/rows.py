@@ -1,0 +1,49 @@
+"""Changes as bytes, as the journal keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from warehouse.journal.codec import decode, encode
+from warehouse.records import Change, Effect, Entity
+
+
+def pack(changes: Sequence[Change]) -> bytes:
+    """The changes of one step as bytes; TypeError names a value's type that nobody registered."""
+    return encode([_pack(change) for change in changes])
+
+
+def unpack(body: bytes) -> tuple[Change, ...]:
+    """The changes that `pack` was given; ValueError where `body` is none of ours."""
+    return tuple(_unpack(item) for item in decode(body))
+
+
+def _pack(change: Change) -> list[Any]:
+    return [
+        change.entity.kind,
+        change.entity.name,
+        change.key,
+        change.before,
+        change.after,
+        sorted(change.written),
+        sorted(change.guard),
+        {path: [effect.operator, effect.value] for path, effect in change.effects.items()},
+        list(change.claims),
+        change.dependent,
+    ]
+
+
+def _unpack(item: list[Any]) -> Change:
+    kind, name, key, before, after, written, guard, effects, claims, dependent = item
+    return Change(
+        entity=Entity(name, kind),
+        key=key,
+        before=before,
+        after=after,
+        written=frozenset(written),
+        guard=frozenset(guard),
+        effects={path: Effect(*effect) for path, effect in effects.items()},
+        claims=tuple(claims),
+        dependent=dependent,
+    )

@@ -1,0 +1,183 @@
+"""The operations that users write: pydantic models, and plain dicts validated into them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from warehouse.errors import InvalidOperation, did_you_mean
+from warehouse.records import Entity
+
+AdapterType: TypeAlias = Literal["database", "graph", "vector"]
+Data: TypeAlias = dict[str, Any]
+Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9_:@-]+$")]
+Seconds: TypeAlias = Annotated[float, Field(gt=0)]
+
+
+def ref(path: str) -> dict[str, str]:
+    """The output of an earlier step of the same transaction: `ref("step_0.id")`."""
+    return {"$ref": path}
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, alias_generator=to_camel, frozen=True)
+
+
+class Source(_Model):
+    """Where an operation goes: the participant's `tag`, and an `entity` or a `relationship` of it."""
+
+    type: AdapterType | None = None
+    tag: str = Field(min_length=1)
+    entity: str | None = Field(None, min_length=1)
+    relationship: str | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Source:
+        if (self.entity is None) == (self.relationship is None):
+            raise ValueError("name either `entity` or `relationship`")
+        if "\0" in self.target.name:
+            raise ValueError("a name cannot contain NUL")
+        return self
+
+    @property
+    def target(self) -> Entity:
+        """The entity, of whichever kind."""
+        if self.relationship is not None:
+            return Entity(self.relationship, "relationship")
+        return Entity(self.entity or "")
+
+
+class Expect(_Model):
+    """What must be true of a step's outcome, or the step fails."""
+
+    affected_rows: int | dict[Literal["$eq", "$ne", "$gt", "$gte", "$lt", "$lte"], int]
+
+
+class _Step(_Model):
+    name: Name | None = None
+    after: tuple[str, ...] = ()
+    timeout: Seconds | None = None
+    max_retries: int | None = Field(None, ge=0)
+    allow_fail: bool = False
+    critical: bool = False
+    compensation_priority: int = 0
+
+
+class _StoreStep(_Step):
+    from_: Source = Field(alias="from")
+    expect: Expect | None = None
+    returning: tuple[str, ...] | None = None
+
+
+class _Records(_StoreStep):
+    data: Data | list[Data]
+
+    @model_validator(mode="after")
+    def _some_records(self) -> _Records:
+        if not self.records or not all(self.records):
+            raise ValueError("`data` must be a record with at least one field, or a non-empty list of them")
+        return self
+
+    @property
+    def records(self) -> Sequence[Data]:
+        """`data` as a list."""
+        return self.data if isinstance(self.data, list) else [self.data]
+
+
+class _Filtered(_StoreStep):
+    where: Data | None = None
+    all: bool = False
+
+    @model_validator(mode="after")
+    def _some_condition(self) -> _Filtered:
+        if not self.where and not self.all:
+            raise ValueError("without `where` every record would be meant; say all=True if that is intended")
+        if self.where and self.all:
+            raise ValueError("give either `where` or all=True")
+        return self
+
+
+class Insert(_Records):
+    """Create one record or a list of them; fails where one is there already."""
+
+    operation: Literal["insert"] = "insert"
+
+
+class Update(_Filtered):
+    """Change the fields of every record that matches `where`."""
+
+    operation: Literal["update"] = "update"
+    data: Data
+
+
+class Upsert(_Records):
+    """Insert, or update the record that has the same `conflict_keys` (default: the entity's key).
+
+    `update_fields` are the fields that are written where the record exists (default: all).
+    """
+
+    operation: Literal["upsert"] = "upsert"
+    conflict_keys: tuple[str, ...] | None = Field(None, min_length=1)
+    update_fields: tuple[str, ...] | None = None
+
+
+class Delete(_Filtered):
+    """Delete every record that matches `where`; a node with its relationships, unless `detach=False`."""
+
+    operation: Literal["delete"] = "delete"
+    detach: bool = True
+
+
+class Call(_Step):
+    """Run a registered action; the engine refuses it for now."""
+
+    operation: Literal["call"] = "call"
+    action: str = Field(min_length=1)
+    args: Data = Field(default_factory=dict)
+
+
+StoreOperation: TypeAlias = Insert | Update | Upsert | Delete
+Operation: TypeAlias = StoreOperation | Call
+MODELS: dict[str, type[_Step]] = {
+    "insert": Insert,
+    "update": Update,
+    "upsert": Upsert,
+    "delete": Delete,
+    "call": Call,
+}
+_ADAPTER: TypeAdapter[Operation] = TypeAdapter(Annotated[Operation, Field(discriminator="operation")])
+
+
+def parse(operation: Mapping[str, Any] | Operation, step: str) -> Operation:
+    """One operation as its model; raises InvalidOperation naming the step, the field and what to do."""
+    if isinstance(operation, Insert | Update | Upsert | Delete | Call):
+        return operation
+    if not isinstance(operation, Mapping):
+        raise InvalidOperation(f"an operation is a mapping or a model, not {operation!r}", step=step)
+    kind = operation.get("operation")
+    if kind not in MODELS:
+        hint = did_you_mean(str(kind), MODELS)
+        raise InvalidOperation(f"`operation` is {kind!r}", step=step, field="operation", hint=hint)
+    try:
+        return _ADAPTER.validate_python(operation)
+    except ValidationError as error:
+        raise translate(error, MODELS[kind], step=step) from None
+
+
+def translate(error: ValidationError, model: type[BaseModel], *, step: str | None = None) -> InvalidOperation:
+    """A pydantic error as an InvalidOperation about its first complaint."""
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"] if part not in MODELS]
+    field = ".".join(location) or None
+    if first["type"] == "extra_forbidden":
+        owner = Source if location[:1] == ["from"] else model
+        names = [info.alias if name == "from_" else name for name, info in owner.model_fields.items()]
+        hint = did_you_mean(location[-1], [name for name in names if name])
+        return InvalidOperation(f"unknown key {location[-1]!r}", step=step, field=field, hint=hint)
+    if first["type"] == "missing":
+        return InvalidOperation(f"{field!r} is missing", step=step, field=field)
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidOperation(message[0].lower() + message[1:], step=step, field=field)

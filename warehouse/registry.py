@@ -1,0 +1,93 @@
+"""The participants: adapters by tag, made from the configuration, connected on first use, shared by identity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import anyio
+
+from warehouse.adapter import Adapter
+from warehouse.config import AdapterSettings, validate
+from warehouse.errors import ConfigError, UnknownTag, did_you_mean
+
+GROUP = "warehouse.adapters"
+
+
+@dataclass(slots=True)
+class Participant:
+    """One configured store, known by its tag."""
+
+    tag: str
+    adapter: Adapter
+    settings: AdapterSettings
+    connected: bool = False
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+
+    @property
+    def identity(self) -> str:
+        """The store that it reaches (known once connected)."""
+        return self.adapter.capabilities.identity
+
+
+class Registry:
+    """All participants of one Warehouse."""
+
+    def __init__(self, adapters: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make (not connect) every adapter. Raises ConfigError naming the tag and the key."""
+        self._participants = {tag: _make(tag, raw) for tag, raw in adapters.items()}
+
+    @property
+    def tags(self) -> list[str]:
+        return list(self._participants)
+
+    def get(self, tag: str) -> Participant:
+        """The participant of `tag`, connected or not; UnknownTag names the nearest."""
+        if tag not in self._participants:
+            hint = did_you_mean(tag, self._participants)
+            raise UnknownTag(f"no adapter is configured under the tag {tag!r}", tag=tag, hint=hint)
+        return self._participants[tag]
+
+    async def connected(self, tag: str) -> Participant:
+        """The participant of `tag`, connected now if it was not. Raises what `Adapter.connect` raises."""
+        participant = self.get(tag)
+        if not participant.connected:
+            async with participant.lock:
+                if not participant.connected:
+                    await participant.adapter.connect()
+                    participant.connected = True
+        return participant
+
+    async def close(self) -> None:
+        """Close every adapter that was connected; each may be connected again."""
+        for participant in self._participants.values():
+            if participant.connected:
+                participant.connected = False
+                await participant.adapter.close()
+
+
+def _make(tag: str, raw: Mapping[str, Any]) -> Participant:
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"adapters.{tag} must be a table of settings", tag=tag)
+    available = {point.name: point for point in entry_points(group=GROUP)}
+    kind = raw.get("adapter")
+    if not isinstance(kind, str) or kind not in available:
+        hint = did_you_mean(str(kind), available)
+        raise ConfigError(f"adapters.{tag}.adapter is {kind!r}", tag=tag, hint=hint)
+    adapter_class = _load(tag, available[kind])
+    settings = validate(adapter_class.Settings, raw, ("adapters", tag))
+    return Participant(tag=tag, adapter=adapter_class(settings), settings=settings)
+
+
+def _load(tag: str, point: EntryPoint) -> type[Adapter]:
+    try:
+        loaded: type[Adapter] = point.load()
+    except ImportError as error:
+        raise ConfigError(
+            f"the adapter {point.name!r} needs a driver that is not installed: {error}",
+            tag=tag,
+            hint=f"pip install 'warehouse[{point.name}]'",
+        ) from error
+    return loaded

@@ -1,0 +1,313 @@
+"""`Warehouse`: the synchronous face, a portal over `AsyncWarehouse`."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from types import MappingProxyType, TracebackType
+from typing import Any, Literal, Self, TypeVar, Unpack
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from warehouse.client import AnySource, AsyncWarehouse, Operations
+from warehouse.config import read
+from warehouse.engine.options import BeginOptions, TransactionOptions
+from warehouse.errors import InvalidOperation
+from warehouse.interactive import AsyncTransaction
+from warehouse.operations import AdapterType
+from warehouse.results import Explanation, ParticipantInfo, Rows, TransactionResult
+
+T = TypeVar("T")
+# Connections inherited through a fork belong to the parent: they are kept from being closed here.
+_inherited: list[object] = []
+
+
+class Warehouse:
+    """One transaction out of writes to several stores.
+
+    The same methods as `AsyncWarehouse`, synchronous and thread-safe. It reopens after a fork, and refuses to
+    be called inside a running event loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        adapters: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        journal: Mapping[str, Any] | None = None,
+        transactions: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take the configuration; nothing is opened yet. Raises ConfigError."""
+        self._make = partial(AsyncWarehouse, adapters=adapters, journal=journal, transactions=transactions)
+        self._inner = self._make()
+        self._bridge = Bridge()
+        atexit.register(_close_at_exit, weakref.ref(self))
+
+    @classmethod
+    def from_config(cls, config: str | os.PathLike[str] | Mapping[str, Any]) -> Self:
+        """A warehouse from a TOML file, or a dict of the same shape. Raises ConfigError."""
+        return cls(**read(config))
+
+    def _call(self, work: Callable[[AsyncWarehouse], Awaitable[T]]) -> T:
+        if self._bridge.is_inherited:
+            _inherited.append((self._inner, self._bridge))
+            self._inner, self._bridge = self._make(), Bridge()
+        inner = self._inner
+        return self._bridge.run(lambda: work(inner))
+
+    # Life
+
+    def open(self) -> Self:
+        """Open the journal; each store is connected when it is first used. Raises JournalUnavailable."""
+        self._call(lambda inner: inner.open())
+        return self
+
+    def close(self) -> None:
+        """Close the journal and every store. May be called twice; the next use opens again."""
+        if self._bridge.is_open:
+            self._call(lambda inner: inner.close())
+            self._bridge.stop()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Transactions
+
+    def transaction(self, operations: Operations, **options: Unpack[TransactionOptions]) -> TransactionResult:
+        """Make all operations take effect, or none; see `AsyncWarehouse.transaction`."""
+        return self._call(lambda inner: inner.transaction(operations, **options))
+
+    def begin(self, name: str | None = None, **options: Unpack[BeginOptions]) -> Transaction:
+        """A transaction written step by step: `with warehouse.begin() as tx`; see `AsyncWarehouse.begin`."""
+
+        async def begin(inner: AsyncWarehouse) -> AsyncTransaction:
+            return inner.begin(name, **options)
+
+        return Transaction(self._call(begin), self._bridge)
+
+    def explain(self, operations: Operations, **options: Unpack[TransactionOptions]) -> Explanation:
+        """What `transaction` would do, without doing it; see `AsyncWarehouse.explain`."""
+        return self._call(lambda inner: inner.explain(operations, **options))
+
+    # Reading
+
+    def find(
+        self,
+        source: AnySource,
+        *,
+        where: Mapping[str, Any] | None = None,
+        fields: Sequence[str] | None = None,
+        order_by: Sequence[str] | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+        isolation: Literal["committed", "latest"] = "latest",
+        near: Mapping[str, Any] | None = None,
+        lock: bool = False,
+        timeout: float | None = None,
+    ) -> list[dict[str, Any]]:
+        """The records of `source` that match `where`; see `AsyncWarehouse.find`."""
+        return self._call(
+            lambda inner: inner.find(
+                source,
+                where=where,
+                fields=fields,
+                order_by=order_by,
+                limit=limit,
+                offset=offset,
+                isolation=isolation,
+                near=near,
+                lock=lock,
+                timeout=timeout,
+            )
+        )
+
+    def participants(self) -> dict[str, ParticipantInfo | Exception]:
+        """Connect every configured store: what each is and can do, or the error that says why not."""
+        return self._call(lambda inner: inner.participants())
+
+    @property
+    def journal(self) -> str:
+        """What the journal is and where, without secrets."""
+        return self._inner.journal
+
+
+class Transaction:
+    """An open transaction: `AsyncTransaction`, synchronous. For one thread at a time."""
+
+    def __init__(self, inner: AsyncTransaction, bridge: Bridge) -> None:
+        self._inner = inner
+        self._bridge = bridge
+
+    def _call(self, work: Callable[[], Awaitable[T]]) -> T:
+        return self._bridge.run(work)
+
+    @property
+    def result(self) -> TransactionResult:
+        """How it ended; InvalidOperation while it runs."""
+        return self._inner.result
+
+    def __enter__(self) -> Self:
+        self._call(self._inner.__aenter__)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._call(lambda: self._inner.__aexit__(kind, error, trace))
+
+    def insert(
+        self,
+        type: AdapterType | None,  # noqa: A002 - the name is part of the interface
+        tag: str,
+        entity: str | None,
+        data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        **options: Any,
+    ) -> Rows:
+        """Insert one record or several; what the store made of them. `options` as in an operation."""
+        return self._call(lambda: self._inner.insert(type, tag, entity, data, **options))
+
+    def update(
+        self,
+        type: AdapterType | None,  # noqa: A002
+        tag: str,
+        entity: str | None,
+        where: Mapping[str, Any] | None,
+        data: Mapping[str, Any],
+        **options: Any,
+    ) -> Rows:
+        """Update what matches; the records as they are now."""
+        return self._call(lambda: self._inner.update(type, tag, entity, where, data, **options))
+
+    def upsert(
+        self,
+        type: AdapterType | None,  # noqa: A002
+        tag: str,
+        entity: str | None,
+        data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        conflict_keys: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Rows:
+        """Insert, or update what has the same `conflict_keys`; the records as they are now."""
+        return self._call(lambda: self._inner.upsert(type, tag, entity, data, conflict_keys, **options))
+
+    def delete(
+        self,
+        type: AdapterType | None,  # noqa: A002
+        tag: str,
+        entity: str | None,
+        where: Mapping[str, Any] | None,
+        **options: Any,
+    ) -> Rows:
+        """Delete what matches; the records as they were."""
+        return self._call(lambda: self._inner.delete(type, tag, entity, where, **options))
+
+    def find(
+        self,
+        type: AdapterType | None,  # noqa: A002
+        tag: str,
+        entity: str | None,
+        where: Mapping[str, Any] | None = None,
+        *,
+        relationship: str | None = None,
+        fields: Sequence[str] | None = None,
+        order_by: Sequence[str] | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+        near: Mapping[str, Any] | None = None,
+        lock: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Read, seeing what this transaction did; with `lock`, nobody changes it before the end."""
+        return self._call(
+            lambda: self._inner.find(
+                type,
+                tag,
+                entity,
+                where,
+                relationship=relationship,
+                fields=fields,
+                order_by=order_by,
+                limit=limit,
+                offset=offset,
+                near=near,
+                lock=lock,
+            )
+        )
+
+
+class Bridge:
+    """A portal into an event loop in a thread of its own, started on first use; for any number of threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._portal: BlockingPortal | None = None
+        self._context: AbstractContextManager[BlockingPortal] | None = None
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it was made before a fork: its thread is not in this process."""
+        return self._pid != os.getpid()
+
+    @property
+    def is_open(self) -> bool:
+        return self._portal is not None and not self.is_inherited
+
+    def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """The result of `work` in the loop. Ctrl-C cancels it and waits for its clean-up first."""
+        _refuse_event_loop()
+        finished = threading.Event()
+
+        async def body() -> T:
+            try:
+                return await work()
+            finally:
+                finished.set()
+
+        future = self._started().start_task_soon(body)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            if future.cancel():
+                finished.wait()
+            raise
+
+    def _started(self) -> BlockingPortal:
+        with self._lock:
+            if self._portal is None:
+                self._context = start_blocking_portal("asyncio")
+                self._portal = self._context.__enter__()
+            return self._portal
+
+    def stop(self) -> None:
+        """Stop the loop and its thread; the next `run` starts another."""
+        with self._lock:
+            context, self._context, self._portal = self._context, None, None
+        if context is not None:
+            context.__exit__(None, None, None)
+
+
+def _refuse_event_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise InvalidOperation(
+        "Warehouse was called inside a running event loop, which it would block",
+        hint="use AsyncWarehouse there, or call it from a thread (asyncio.to_thread)",
+    )
+
+
+def _close_at_exit(reference: weakref.ref[Warehouse]) -> None:
+    warehouse = reference()
+    if warehouse is not None:
+        warehouse.close()

@@ -1,0 +1,75 @@
+"""The contract suite: what every adapter must do, said once, run on each.
+
+An adapter passes when this test module passes:
+
+    from collections.abc import Iterator
+    import pytest
+    from warehouse.testing.contract import AdapterContract
+    from warehouse.testing.harness import Harness
+
+    class MyHarness(Harness):
+        name = "mine"
+        paths = {"id": "_id"}                       # where a field is not kept under its own name
+
+        async def make(self):
+            return MyAdapter(MyAdapter.Settings(adapter="mine", url="mine://localhost"))
+
+        async def entity(self):
+            name = f"things_{uuid4().hex}"
+            await create_my_table(name)
+            return Entity(name)
+
+    class TestMine(AdapterContract):
+        @pytest.fixture
+        def harness(self):
+            return MyHarness()
+
+What an adapter does not declare in its capabilities is not tried: the test then passes, and the matrix that
+`warehouse.testing.matrix` prints says `refused`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from warehouse.testing.bench import Bench
+from warehouse.testing.contract_conditions import ConditionContract
+from warehouse.testing.contract_describe import DescribeContract
+from warehouse.testing.contract_operations import OperationContract
+from warehouse.testing.contract_undo import UndoContract
+from warehouse.testing.contract_units import UnitContract
+from warehouse.testing.contract_updates import UpdateContract
+from warehouse.testing.contract_writes import WriteContract
+from warehouse.testing.harness import Harness
+from warehouse.testing.matrix import PROPERTY
+
+
+class AdapterContract(
+    DescribeContract,
+    OperationContract,
+    ConditionContract,
+    UpdateContract,
+    UnitContract,
+    WriteContract,
+    UndoContract,
+):
+    """The whole suite. A subclass gives the `harness` fixture."""
+
+    pytestmark = pytest.mark.anyio
+
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        return "asyncio"
+
+    @pytest.fixture
+    async def bench(self, harness: Harness, record_property: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+        """The adapter, connected, and an empty entity."""
+
+        def note(capability: str, state: str) -> None:
+            record_property(PROPERTY, [harness.name, capability, state])  # type: ignore[operator]
+
+        async with harness:
+            info = await harness.adapter.describe(await harness.entity())
+            yield Bench(harness=harness, info=info, note=note)

@@ -1,0 +1,96 @@
+"""What an adapter's author writes so that the contract suite can run on the adapter: a `Harness`.
+
+The suite knows one logical record, `FIELDS`; the harness says how the store holds it. For most stores that is
+a class of a few lines: how to make the adapter, how to make an empty entity, and where the fields are kept.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, ClassVar, Final, Self
+
+from warehouse.adapter import Adapter
+from warehouse.records import ABSENT, Entity, Image, Key, Record, get, put
+
+FIELDS: Final = ("id", "name", "count", "ratio", "active", "tags", "email", "moment")
+
+
+class Harness(ABC):
+    """One kind of store, ready to be tested; an async context manager that connects `adapter` and closes it.
+
+    * `name`: for the ids of the tests and the matrix, as `postgres`.
+    * `fields`: the logical fields that the store can hold: `id` (int), `name` (text or null), `count`
+      (64-bit int or null), `ratio` (double or null), `active` (bool or null), `tags` (list of text or null),
+      `email` (text or null), `moment` (a point in time or null; only `$currentDate` writes it, and `value`
+      gives an aware datetime for it). Leave out `tags` where the store has no lists.
+    * `unique`: whether `email` carries a uniqueness constraint, in which nulls are not equal.
+    * `paths`: where the store keeps a field, if not under its own name: `{"id": "_id"}`.
+    * `driver`: whether errors come from a driver, and so must have a `__cause__`.
+    """
+
+    name: ClassVar[str]
+    fields: ClassVar[frozenset[str]] = frozenset(FIELDS)
+    unique: ClassVar[bool] = True
+    paths: ClassVar[Mapping[str, str]] = {}
+    driver: ClassVar[bool] = True
+
+    adapter: Adapter
+
+    @abstractmethod
+    async def make(self) -> Adapter:
+        """A fresh adapter, not yet connected; its server, if it needs one, runs."""
+
+    @abstractmethod
+    async def entity(self) -> Entity:
+        """Create an empty entity with the logical fields, never used before; `adapter` is connected.
+
+        What it leaves behind in a server that outlives the tests, `__aexit__` removes.
+        """
+
+    def blank(self, number: int) -> Record:  # noqa: ARG002 - for those that override it
+        """What the record with the id `number` has besides the logical fields, as the vector of a point."""
+        return {}
+
+    def value(self, field: str, value: Any) -> Any:  # noqa: ARG002 - for those that override it
+        """The logical value of what the store keeps in `field` (a store without booleans: `bool(value)`)."""
+        return value
+
+    # The rest follows.
+
+    async def __aenter__(self) -> Self:
+        self.adapter = await self.make()
+        await self.adapter.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.adapter.close()
+
+    def path(self, field: str) -> str:
+        """Where the store keeps a logical field."""
+        return self.paths.get(field, field)
+
+    def key(self, number: int) -> Key:
+        """The key of the record with the id `number`."""
+        return {self.path("id"): number}
+
+    def record(self, **values: Any) -> Record:
+        """The `data` that inserts a record with these logical values."""
+        out = self.blank(values["id"])
+        for field, value in values.items():
+            out = put(out, self.path(field), value)
+        return out
+
+    def logical(self, image: Image) -> dict[str, Any] | None:
+        """The logical values of an image, null for what is missing; None of ABSENT."""
+        if image is ABSENT:
+            return None
+        out: dict[str, Any] = {}
+        for field in FIELDS:
+            if field in self.fields:
+                found = get(image, self.path(field))
+                out[field] = None if found is ABSENT or found is None else self.value(field, found)
+        return out

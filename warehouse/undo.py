@@ -1,0 +1,175 @@
+"""Undo as a three-way merge of before (B), after (A) and current (C), field by field (DESIGN 4). Pure.
+
+Nothing that somebody else wrote is ever overwritten: a field that is neither as we left it nor as it was
+before is a clash, and stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from warehouse.config import EntityConfig
+from warehouse.records import (
+    ABSENT,
+    Absent,
+    Change,
+    Effect,
+    Image,
+    Record,
+    get,
+    overlaps,
+    put,
+    same,
+)
+from warehouse.updates import is_number
+
+
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """A field (None: the record itself) that is not as expected. Values are ABSENT where nothing is there."""
+
+    field: str | None
+    expected: Any
+    found: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """What undoing takes: a guarded write (None: nothing is left to do), and what cannot be undone."""
+
+    write: Change | None = None
+    clashes: tuple[Clash, ...] = ()
+
+
+def inverse(change: Change) -> Change:
+    """The change that leads from after to before. Its merge with the current image is the redo of `change`."""
+    return replace(change, before=change.after, after=change.before, effects={})
+
+
+def merge(
+    change: Change, current: Image, config: EntityConfig, *, known: bool = False, ulps: int = 0
+) -> Merge:
+    """How to undo `change` where its record is now `current`.
+
+    `known`: this process knows that the change was applied, and has not tried to undo it before; only then
+    may a field that somebody wrote since be corrected by the delta of our increment or push.
+    """
+    if isinstance(change.before, Absent):
+        return _undo_insert(change, current, config, ulps)
+    if isinstance(change.after, Absent):
+        return _undo_delete(change, change.before, current, ulps)
+    if isinstance(current, Absent):
+        return Merge(clashes=(Clash(None, change.after, ABSENT),))
+    return _undo_update(change, change.before, change.after, current, _Rules(config, known, ulps))
+
+
+def _undo_insert(change: Change, current: Image, config: EntityConfig, ulps: int) -> Merge:
+    if isinstance(current, Absent):
+        return Merge()
+    after = change.after
+    written: Iterable[str] = change.written
+    if config.conflict == "record" and not isinstance(after, Absent):
+        written = after.keys() | current.keys()
+    clashes = _differences(after, current, written, ulps)
+    if clashes:
+        return Merge(clashes=clashes)
+    return Merge(_write(change, current, ABSENT, frozenset(written)))
+
+
+def _undo_delete(change: Change, before: Record, current: Image, ulps: int) -> Merge:
+    if isinstance(current, Absent):
+        return Merge(_write(change, ABSENT, before, frozenset(before)))
+    return Merge(clashes=_differences(before, current, before.keys() | current.keys(), ulps))
+
+
+def _differences(expected: Image, found: Record, paths: Iterable[str], ulps: int) -> tuple[Clash, ...]:
+    return tuple(
+        Clash(path, get(expected, path), get(found, path))
+        for path in sorted(paths)
+        if not same(get(expected, path), get(found, path), ulps=ulps)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    config: EntityConfig
+    known: bool
+    ulps: int
+
+
+def _undo_update(change: Change, before: Record, after: Record, current: Record, rules: _Rules) -> Merge:
+    target = current
+    restored: list[str] = []
+    clashes: list[Clash] = []
+    for unit in _units(change, after, current, rules.config):
+        fields = [path for path in unit if path in change.written]
+        if all(same(get(current, path), get(before, path), ulps=rules.ulps) for path in fields):
+            continue
+        if len(unit) > 1:
+            foreign = _differences(after, current, unit, rules.ulps)
+            if foreign:
+                clashes += foreign
+                continue
+        for path in fields:
+            images = (get(before, path), get(after, path), get(current, path))
+            value = _restore(path, images, change.effects.get(path), rules)
+            if isinstance(value, Clash):
+                clashes.append(value)
+            elif not same(value, get(current, path), ulps=rules.ulps):
+                target = put(target, path, value)
+                restored.append(path)
+    write = _write(change, current, target, frozenset(restored)) if restored else None
+    return Merge(write, tuple(clashes))
+
+
+def _units(change: Change, after: Record, current: Record, config: EntityConfig) -> list[list[str]]:
+    """The written paths in the sets that conflict together, each with the unwritten members of its group."""
+    written = sorted(change.written)
+    if config.conflict == "record":
+        others = [name for name in sorted(after.keys() | current.keys()) if not _covers(written, name)]
+        return [written + others]
+    units: list[list[str]] = []
+    for group in config.groups:
+        mine = [path for path in written if any(overlaps(path, member) for member in group)]
+        if mine:
+            units.append(mine + [member for member in group if not _covers(mine, member)])
+    taken = {path for unit in units for path in unit}
+    return units + [[path] for path in written if path not in taken]
+
+
+def _covers(paths: Iterable[str], name: str) -> bool:
+    return any(overlaps(path, name) for path in paths)
+
+
+def _restore(path: str, images: tuple[Any, Any, Any], effect: Effect | None, rules: _Rules) -> Any:
+    """The value that `path` gets back, or the Clash that forbids it; `images` are its B, A and C."""
+    old, new, now = images
+    if same(now, new, ulps=rules.ulps):
+        return old
+    if same(now, old, ulps=rules.ulps):
+        return now
+    if rules.known and effect is not None:
+        taken = _take_back(effect, now)
+        if taken is not ABSENT:
+            return taken
+    return Clash(path, new, now)
+
+
+def _take_back(effect: Effect, now: Any) -> Any:
+    """`now` without our part of it, or ABSENT where that part cannot be taken out."""
+    if effect.operator == "$increment" and is_number(now):
+        try:
+            return now - effect.value
+        except TypeError:
+            return ABSENT
+    if effect.operator == "$push" and isinstance(now, list):
+        for index in range(len(now) - 1, -1, -1):
+            if same(now[index], effect.value):
+                return now[:index] + now[index + 1 :]
+    return ABSENT
+
+
+def _write(change: Change, before: Image, after: Image, written: frozenset[str]) -> Change:
+    return Change(entity=change.entity, key=change.key, before=before, after=after, written=written)
