@@ -32,7 +32,7 @@ test: $(INSTALLED) ## Check style and types, and run all tests on real servers
 	$(BIN)/pytest $(ARGS)
 
 bench: $(INSTALLED) ## Measure against a real PostgreSQL
-	$(SERVERS) run postgres -- $(BIN)/python benchmarks/three_inserts.py
+	$(SERVERS) run postgres -- $(BIN)/python -m benchmarks.three_inserts
 
 lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff format --check .

@@ -174,8 +174,7 @@ def translate(error: ValidationError, model: type[BaseModel], *, step: str | Non
     field = ".".join(location) or None
     if first["type"] == "extra_forbidden":
         owner = Source if location[:1] == ["from"] else model
-        names = [info.alias if name == "from_" else name for name, info in owner.model_fields.items()]
-        hint = did_you_mean(location[-1], [name for name in names if name])
+        hint = did_you_mean(location[-1], [name.removesuffix("_") for name in owner.model_fields])
         return InvalidOperation(f"unknown key {location[-1]!r}", step=step, field=field, hint=hint)
     if first["type"] == "missing":
         return InvalidOperation(f"{field!r} is missing", step=step, field=field)

@@ -13,12 +13,11 @@ from warehouse.results import Pattern
 
 def choose(options: Options, participants: Collection[Participant]) -> tuple[Pattern, str]:
     """The pattern for these participants, and why. InvalidOperation where what was asked for cannot be."""
-    stores = {item.identity: item for item in participants}
     if options.pattern == "two_phase_commit":
         _refuse_two_phase("pattern")
     if options.pattern != "auto":
         return options.pattern, "the caller asked for it"
-    if len(stores) == 1 and all(item.adapter.capabilities.holds for item in stores.values()):
+    if is_alone(participants):
         return "staged", "one participant with transactions: its own transaction is enough"
     if options.consistency == "immediate":
         _refuse_two_phase("consistency")
@@ -27,6 +26,14 @@ def choose(options: Options, participants: Collection[Participant]) -> tuple[Pat
     if options.consistency == "eventual":
         return "saga", "consistency='eventual'"
     return "staged", "the default for several stores"
+
+
+def is_alone(participants: Collection[Participant]) -> bool:
+    """Whether there is one store only, and it has transactions: its own commit is all that is needed."""
+    first = next(iter(participants), None)
+    if first is None or not first.adapter.capabilities.holds:
+        return False
+    return all(item.identity == first.identity for item in participants)
 
 
 def _refuse_two_phase(field: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from warehouse.adapter import Query
-from warehouse.engine.choose import check_step, choose
+from warehouse.engine.choose import check_step, choose, is_alone
 from warehouse.engine.explain import explain
 from warehouse.engine.options import Options
 from warehouse.engine.plan import Step, parse_all, plan, plan_query
@@ -59,7 +59,7 @@ class Engine:
         pattern, reason = choose(options, participants)
         run = Run(options, self.journal, pattern)
         for step in steps:
-            check_step(step, pattern, alone=_is_alone(participants))
+            check_step(step, pattern, alone=is_alone(participants))
             run.add(step)
         return run, reason
 
@@ -74,10 +74,6 @@ class Engine:
         participant, prepared = await self.query(source, query)
         records = await participant.adapter.find(prepared)
         return [project(record, query["fields"]) for record in records]
-
-
-def _is_alone(participants: Sequence[Participant]) -> bool:
-    return len({item.identity for item in participants}) == 1 and participants[0].adapter.capabilities.holds
 
 
 def parse_source(source: Source | Mapping[str, Any]) -> Source:

@@ -250,6 +250,8 @@ def _check_known(info: EntityInfo, paths: Iterable[str]) -> None:
     for path in sorted(paths):
         if not _knows(info, [path]):
             hint = did_you_mean(path, info.fields or ())
+            if "metadata" in (info.fields or ()):
+                hint = f"payload fields are written as 'metadata.{path}'"
             raise UnknownField(f"{info.entity.name!r} has no such field", field=path, hint=hint)
 
 
@@ -347,6 +349,8 @@ async def plan_query(
 def in_order(steps: Iterable[Step], key: Callable[[Step], Any]) -> list[Step]:
     """`steps` with everything after what it depends on, otherwise by `key`. InvalidOperation on a circle."""
     waiting = {step.index: step for step in steps}
+    if not any(step.depends for step in waiting.values()):
+        return sorted(waiting.values(), key=key)
     known = set(waiting)
     ready: list[tuple[Any, int]] = []
     missing = {index: set(step.depends) & known for index, step in waiting.items()}

@@ -17,7 +17,8 @@ from warehouse.engine.plan import Step
 from warehouse.engine.references import split
 from warehouse.errors import InvalidOperation, StepFailed, StoreError, WarehouseError
 from warehouse.journal.base import Entry, EntryStep, Journal, Lock, State
-from warehouse.records import ABSENT, Record, get, project
+from warehouse.journal.base import locks as step_locks
+from warehouse.records import ABSENT, Entity, Key, Record, get, project
 from warehouse.registry import Participant
 from warehouse.results import Pattern, Residue, Status, StepResult, StepStatus, TransactionResult
 
@@ -274,9 +275,14 @@ def entry_step(state: StepState) -> EntryStep:
     return EntryStep(index=step.index, name=step.name, tag=step.tag, store=step.store, changes=changes)
 
 
-def locks(states: Iterable[StepState]) -> list[Lock]:
-    """The locks of these steps, each once."""
-    return list({item: None for state in states for item in entry_step(state).locks()})
+def locks(states: Iterable[StepState]) -> dict[Lock, tuple[StepState, Entity, Key]]:
+    """The locks of these steps, each once, with what it stands for."""
+    return {
+        item: (state, entity, key)
+        for state in states
+        if state.done is not None
+        for item, (entity, key) in step_locks(state.step.store, state.done.changes).items()
+    }
 
 
 def _check_expectation(step: Step, affected: int) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import anyio
 
+from warehouse.engine.choose import is_alone
 from warehouse.engine.commit import apply, commit, unknown
 from warehouse.engine.compensate import Unreachable, redo, undo
 from warehouse.engine.plan import Step
 from warehouse.engine.retry import Retries
-from warehouse.engine.run import OpenUnit, Run, StepState, entry_step, locks
+from warehouse.engine.run import OpenUnit, Run, StepState, locks
 from warehouse.engine.stage import stage
 from warehouse.errors import JournalUnavailable, StepFailed, StoreError, TransactionConflict
 from warehouse.journal.base import RecordLocked, ReplyLost, State
@@ -39,7 +40,8 @@ async def _attempt(
     run: Run, steps: Sequence[Step], *, ordered_by_tag: bool
 ) -> StepFailed | TransactionConflict | None:
     """Stage and conclude once; what kept it from taking effect, or None where the run has ended."""
-    run.since = await run.journal.sequence()
+    if not is_alone([step.participant for step in steps]):
+        run.since = await run.journal.sequence()
     failure = await stage(run, steps, ordered_by_tag=ordered_by_tag)
     if failure is not None:
         return failure
@@ -59,14 +61,13 @@ def blame(run: Run, failure: StepFailed | TransactionConflict) -> None:
 def blame_lock(run: Run, conflict: TransactionConflict) -> StepFailed:
     """Mark the step whose record another transaction has as the one that failed."""
     conflict.hint = "it did not become free within lock_timeout: try again, or raise that"
-    wanted = conflict.lock if isinstance(conflict, RecordLocked) else None
-    states = [state for state in run.states.values() if state.done is not None]
-    for state in states:
-        for item, (entity, key) in entry_step(state).locks().items():
-            if item == wanted:
-                conflict.message = f"{entity} {key} is locked by {conflict.message}"
-                return run.fail(state, conflict, conflict)
-    return run.fail(states[-1], conflict, conflict)
+    taken = locks(run.states.values())
+    if isinstance(conflict, RecordLocked) and conflict.lock in taken:
+        state, entity, key = taken[conflict.lock]
+        conflict.message = f"{entity} {key} is locked by {conflict.message}"
+    else:
+        state = next(state for state in run.states.values() if state.done is not None)
+    return run.fail(state, conflict, conflict)
 
 
 async def rollback(run: Run) -> None:
@@ -94,7 +95,7 @@ async def conclude(run: Run) -> StepFailed | None:
 async def _commit_alone(run: Run, changed: Sequence[OpenUnit]) -> StepFailed | None:
     """Commit the only participant: no protocol, but a look at the locks after staging (DESIGN 7)."""
     for opened in changed:
-        conflict = await run.journal.locked(locks(opened.steps))
+        conflict = await run.journal.locked(list(locks(opened.steps)))
         if conflict is not None:
             raise conflict
         error = await commit(run, opened)

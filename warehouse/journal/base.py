@@ -36,12 +36,8 @@ class EntryStep:
         object.__setattr__(self, "body", pack(self.changes))
 
     def locks(self) -> dict[Lock, tuple[Entity, Key]]:
-        """One lock a record, and one a unique value that was claimed, each with what it stands for."""
-        return {
-            lock(self.store, change.entity, key): (change.entity, key)
-            for change in self.changes
-            for key in (change.key, *change.claims)
-        }
+        """The locks of its changes, each with what it stands for."""
+        return locks(self.store, self.changes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +69,15 @@ class RecordLocked(TransactionConflict):
     def __init__(self, holder: str | None, lock: Lock) -> None:
         super().__init__(f"transaction {holder}" if holder else "a transaction that just finished")
         self.lock = lock
+
+
+def locks(store: str, changes: Iterable[Change]) -> dict[Lock, tuple[Entity, Key]]:
+    """One lock a record, and one a unique value that was claimed, each with what it stands for."""
+    return {
+        lock(store, change.entity, key): (change.entity, key)
+        for change in changes
+        for key in (change.key, *change.claims)
+    }
 
 
 def lock(store: str, entity: Entity, key: Key) -> Lock:

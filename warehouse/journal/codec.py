@@ -47,7 +47,7 @@ def decode(data: bytes) -> Any:
     """The value of `encode`; ValueError where `data` is none."""
     try:
         return _unpack(cbor2.loads(data))
-    except (cbor2.CBORDecodeError, EOFError, KeyError, TypeError, IndexError) as error:
+    except (cbor2.CBORDecodeError, EOFError, LookupError, TypeError, ArithmeticError) as error:
         raise ValueError(f"not an image of ours: {error}") from error
 
 

@@ -156,7 +156,7 @@ class OperationContract:
     async def test_upsert_by_a_unique_field(self, bench: Bench) -> None:
         if not bench.declared("operations", "upsert") or not bench.harness.unique:
             return
-        await bench.seed(ANN)
+        await bench.seed(ANN, {"id": 9})
         given = {"id": 7, "email": "ann@x", "name": "Anna"}
         request = bench.upsert(given, {"id": 8, "email": None}, conflict=["email"], fields=["name"])
         (step,) = await bench.do(request)
