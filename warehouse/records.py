@@ -165,7 +165,8 @@ def same(left: Any, right: Any, *, ulps: int = 0) -> bool:
             same(a, b, ulps=ulps) for a, b in zip(left, right, strict=True)
         )
     if isinstance(left, Decimal) and isinstance(right, Decimal):
-        return left == right or (left.is_nan() and right.is_nan())
+        nan = left.is_nan(), right.is_nan()
+        return all(nan) if any(nan) else left == right
     if isinstance(left, datetime | time) and isinstance(right, datetime | time):
         return type(left) is type(right) and left == right and left.utcoffset() == right.utcoffset()
     return type(left) is type(right) and bool(left == right)

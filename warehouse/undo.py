@@ -6,9 +6,11 @@ before is a clash, and stays as it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from decimal import Decimal, localcontext
+from typing import Any, Final
 
 from warehouse.config import EntityConfig
 from warehouse.records import (
@@ -24,6 +26,9 @@ from warehouse.records import (
     same,
 )
 from warehouse.updates import is_number
+
+# Digits enough for every decimal that a store can keep.
+_EXACT: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +73,12 @@ def merge(
 def _undo_insert(change: Change, current: Image, config: EntityConfig, ulps: int) -> Merge:
     if isinstance(current, Absent):
         return Merge()
-    after = change.after
-    written: Iterable[str] = change.written
-    if config.conflict == "record" and not isinstance(after, Absent):
-        written = after.keys() | current.keys()
+    after = {} if isinstance(change.after, Absent) else change.after
+    written = frozenset(path for unit in _units(change, after, current, config) for path in unit)
     clashes = _differences(after, current, written, ulps)
     if clashes:
         return Merge(clashes=clashes)
-    return Merge(_write(change, current, ABSENT, frozenset(written)))
+    return Merge(_write(change, current, ABSENT, written))
 
 
 def _undo_delete(change: Change, before: Record, current: Image, ulps: int) -> Merge:
@@ -105,7 +108,7 @@ def _undo_update(change: Change, before: Record, after: Record, current: Record,
     clashes: list[Clash] = []
     for unit in _units(change, after, current, rules.config):
         fields = [path for path in unit if path in change.written]
-        if all(same(get(current, path), get(before, path), ulps=rules.ulps) for path in fields):
+        if all(_alike(get(current, path), get(before, path), rules.ulps) for path in fields):
             continue
         if len(unit) > 1:
             foreign = _differences(after, current, unit, rules.ulps)
@@ -117,30 +120,55 @@ def _undo_update(change: Change, before: Record, after: Record, current: Record,
             value = _restore(path, images, change.effects.get(path), rules)
             if isinstance(value, Clash):
                 clashes.append(value)
-            elif not same(value, get(current, path), ulps=rules.ulps):
-                target = put(target, path, value)
-                restored.append(path)
-    write = _write(change, current, target, frozenset(restored)) if restored else None
-    return Merge(write, tuple(clashes))
+            elif not _alike(value, get(current, path), rules.ulps):
+                try:
+                    target, path = _put_back(target, before, path, value)  # noqa: PLW2901 - the path that changed
+                except TypeError:  # somebody replaced what the field was in
+                    clashes.append(Clash(path, images[1], images[2]))
+                else:
+                    restored.append(path)
+    written = frozenset(path for path in restored if not any(_inside(path, other) for other in restored))
+    return Merge(_write(change, current, target, written) if written else None, tuple(clashes))
+
+
+def _alike(left: Any, right: Any, ulps: int) -> bool:
+    """`same`, and null where the other is null, missing where the other is missing."""
+    return same(left, right, ulps=ulps) and (left is ABSENT) is (right is ABSENT)
+
+
+def _inside(path: str, other: str) -> bool:
+    return path.startswith(other + ".")
+
+
+def _put_back(target: Record, before: Record, path: str, value: Any) -> tuple[Record, str]:
+    """`target` with `value` at `path`, and the path that changed: a parent that we made goes when it is empty."""
+    target = put(target, path, value)
+    while value is ABSENT and "." in path:
+        parent = path.rpartition(".")[0]
+        if get(target, parent) != {} or get(before, parent) not in (ABSENT, None):
+            break
+        path, value = parent, get(before, parent)
+        target = put(target, path, value)
+    return target, path
 
 
 def _units(change: Change, after: Record, current: Record, config: EntityConfig) -> list[list[str]]:
     """The written paths in the sets that conflict together, each with the unwritten members of its group."""
     written = sorted(change.written)
     if config.conflict == "record":
-        others = [name for name in sorted(after.keys() | current.keys()) if not _covers(written, name)]
-        return [written + others]
+        return [written + _missing(written, sorted(after.keys() | current.keys()))]
     units: list[list[str]] = []
     for group in config.groups:
         mine = [path for path in written if any(overlaps(path, member) for member in group)]
         if mine:
-            units.append(mine + [member for member in group if not _covers(mine, member)])
+            units.append(mine + _missing(mine, group))
     taken = {path for unit in units for path in unit}
     return units + [[path] for path in written if path not in taken]
 
 
-def _covers(paths: Iterable[str], name: str) -> bool:
-    return any(overlaps(path, name) for path in paths)
+def _missing(paths: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Those of `names` that are not wholly among `paths`."""
+    return [name for name in names if not any(name == path or _inside(name, path) for path in paths)]
 
 
 def _restore(path: str, images: tuple[Any, Any, Any], effect: Effect | None, rules: _Rules) -> Any:
@@ -159,9 +187,10 @@ def _restore(path: str, images: tuple[Any, Any, Any], effect: Effect | None, rul
 
 def _take_back(effect: Effect, now: Any) -> Any:
     """`now` without our part of it, or ABSENT where that part cannot be taken out."""
-    if effect.operator == "$increment" and is_number(now):
+    if effect.operator == "$increment" and is_number(now) and _is_finite(now):
         try:
-            return now - effect.value
+            with localcontext(prec=_EXACT):
+                return now - effect.value
         except TypeError:
             return ABSENT
     if effect.operator == "$push" and isinstance(now, list):
@@ -169,6 +198,12 @@ def _take_back(effect: Effect, now: Any) -> Any:
             if same(now[index], effect.value):
                 return now[:index] + now[index + 1 :]
     return ABSENT
+
+
+def _is_finite(number: float | Decimal) -> bool:
+    if isinstance(number, float):
+        return math.isfinite(number)
+    return not isinstance(number, Decimal) or number.is_finite()
 
 
 def _write(change: Change, before: Image, after: Image, written: frozenset[str]) -> Change:

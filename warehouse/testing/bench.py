@@ -51,6 +51,17 @@ class Bench:
         self.note(name, "yes" if can else "refused")
         return can
 
+    def declared_cases(
+        self, kind: Literal["conditions", "updates"], name: str, cases: Iterable[Mapping[str, Any]]
+    ) -> list[Mapping[str, Any]]:
+        """Those of `cases` (of `name`) whose fields the store holds; none where it does not declare `name`."""
+        if not self.declared(kind, name):
+            return []
+        usable = [case for case in cases if self.has(*case)]
+        if not usable:
+            self.note(name, "untried")
+        return usable
+
     def has(self, *fields: str) -> bool:
         """Whether the store holds these logical fields."""
         return self.harness.fields.issuperset(fields)

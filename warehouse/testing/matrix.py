@@ -31,7 +31,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _cells(terminalreporter: pytest.TerminalReporter) -> dict[tuple[str, str], str]:
-    """Per adapter and capability: `yes`, `refused` (by declaration), or `FAILED` where a test of it did."""
+    """The cells by adapter and capability.
+
+    `yes`, `refused` (by declaration), `untried` (the store holds no field for it), or
+    `FAILED` where a test of it failed.
+    """
     cells: dict[tuple[str, str], str] = {}
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.stats.get(outcome, []):

@@ -1,0 +1,130 @@
+"""The units of the in-process store: one that plans, and one that holds its locks until it commits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+
+from warehouse.adapter import EntityInfo, Query, Request, StepChanges, UnitSettings, WriteStatus, Written
+from warehouse.conditions import Condition
+from warehouse.errors import ConstraintViolated
+from warehouse.planning import PlanningUnit, freeze, key_in
+from warehouse.records import Absent, Change, Entity, Image, Key, Record
+from warehouse_adapters.memory.rules import Rules, guarded, record_lock
+from warehouse_adapters.memory.space import Space
+from warehouse_adapters.memory.store import MemoryStore
+
+Describe = Callable[[Entity], Awaitable[EntityInfo]]
+
+
+class MemoryUnit(PlanningUnit):
+    """A planning unit whose records follow the rules of the store's type."""
+
+    def __init__(self, store: MemoryStore, describe: Describe) -> None:
+        super().__init__(store, describe)
+        self._rules: Rules = store.rules
+        self._space: Space = store.space
+
+    async def execute(self, request: Request, *, savepoint: bool = False) -> StepChanges:
+        return copy.deepcopy(await super().execute(request, savepoint=savepoint))
+
+    async def admit(self, info: EntityInfo, record: Record) -> Record:
+        return await self._rules.admit(self, info, record)
+
+    async def dependents(self, request: Request, record: Record) -> list[tuple[EntityInfo, Record]]:
+        return await self._rules.dependents(self, request, record)
+
+    async def find(self, query: Query) -> list[Record]:
+        return copy.deepcopy(await super().find(query))
+
+    async def read(self, info: EntityInfo, keys: Sequence[Key]) -> list[Image]:
+        return copy.deepcopy(await super().read(info, keys))
+
+    async def describe(self, entity: Entity) -> EntityInfo:
+        return await self._describe(entity)
+
+    # What this unit sees, for the rules
+
+    def entities(self) -> list[Entity]:
+        return list(dict.fromkeys([*self._space.entities(), *(entity for entity, _ in self._planned)]))
+
+    def table(self, entity: Entity) -> Mapping[Hashable, Record]:
+        with self._space.mutex:
+            records = dict(self._space.table(entity))
+        for (owner, frozen), (_, image) in self._planned.items():
+            if owner == entity:
+                if isinstance(image, Absent):
+                    records.pop(frozen, None)
+                else:
+                    records[frozen] = image
+        return records
+
+
+class HeldUnit(MemoryUnit):
+    """A transaction: what it reads for a write stays locked; what it did appears at its commit, at once."""
+
+    def __init__(self, store: MemoryStore, describe: Describe, settings: UnitSettings) -> None:
+        super().__init__(store, describe)
+        self._lock_timeout = settings.lock_timeout
+
+    async def run(self, request: Request) -> list[Change]:
+        changes = await super().run(request)
+        await self._settle(request.info, changes)
+        return changes
+
+    async def _settle(self, info: EntityInfo, changes: Sequence[Change]) -> None:
+        await self._lock(name for change in changes for name in self._rules.touched(info, change))
+        self._rules.verify(self, info, changes)
+
+    async def matching(self, info: EntityInfo, where: Condition) -> list[Record]:
+        locked: set[Hashable] = set()
+        while True:
+            records = await self.visible(info, where)
+            names = {record_lock(info.entity, key_in(info, record)) for record in records} - locked
+            if not names:
+                return records
+            await self._lock(sorted(names, key=repr))
+            locked |= names
+
+    async def load(self, info: EntityInfo, keys: Sequence[Key]) -> list[Image]:
+        await self._lock(record_lock(info.entity, key) for key in keys)
+        return await super().load(info, keys)
+
+    async def read(self, info: EntityInfo, keys: Sequence[Key]) -> list[Image]:
+        return copy.deepcopy(await self.load(info, keys))
+
+    async def write(self, changes: Sequence[Change]) -> list[Written]:
+        out: list[Written] = []
+        for change in changes:
+            out.append(await self._write(change))
+            if out[-1].status is not WriteStatus.APPLIED:
+                break
+        return out
+
+    async def _write(self, change: Change) -> Written:
+        info = await self._describe(change.entity)
+        (current,) = await self.load(info, [change.key])
+        image = guarded(change, current)
+        if image is None:
+            return Written(WriteStatus.CONFLICT)
+        saved = dict(self._planned)
+        self._planned[change.entity, freeze(change.key)] = (change.key, image)
+        try:
+            await self._settle(info, [change])
+        except ConstraintViolated as error:
+            self._planned = saved
+            return Written(WriteStatus.REFUSED, error)
+        return Written(WriteStatus.APPLIED)
+
+    async def commit(self) -> None:
+        with self._space.mutex:
+            for (entity, _), (key, image) in self._planned.items():
+                self._space.put(entity, key, image)
+        await self.rollback()
+
+    async def rollback(self) -> None:
+        self._planned.clear()
+        self._space.locks.release(self)
+
+    async def _lock(self, names: Iterable[Hashable]) -> None:
+        await self._space.locks.acquire(self, names, self._lock_timeout)

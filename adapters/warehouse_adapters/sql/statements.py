@@ -1,0 +1,203 @@
+"""The statements: what is inserted, updated, deleted and read, as SQL for one table."""
+
+# ruff: noqa: S608 - names are quoted, and values are bound
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from warehouse.adapter import Query
+from warehouse.conditions import Condition
+from warehouse.errors import InvalidOperation
+from warehouse.records import Key, Record
+from warehouse.updates import Assignment
+from warehouse_adapters.sql.conditions import greater, render
+from warehouse_adapters.sql.dialects import Dialect
+from warehouse_adapters.sql.tables import Column, Sql, Table
+from warehouse_adapters.sql.values import is_numeric
+
+_ARITHMETIC: Final = {"$increment": "+", "$multiply": "*"}
+_LISTS: Final = frozenset({"$push", "$pull", "$addToSet"})
+# Rows in one statement; more cost no fewer round trips than they cost the planner.
+_MAX_ROWS: Final = 1000
+
+
+def select(
+    dialect: Dialect, table: Table, where: Sql, *, lock: bool, order: Sequence[str] | None = None
+) -> Sql:
+    """The whole rows that match, in the order of the key or of `order` (terms of ORDER BY)."""
+    terms = order if order is not None else [table.columns[name].quoted for name in table.key]
+    by = f" ORDER BY {', '.join(terms)}" if terms else ""
+    return Sql(
+        f"SELECT {table.shown} FROM {table.quoted} WHERE {where.text}{by}{dialect.lock if lock else ''}",
+        where.params,
+    )
+
+
+def probe(table: Table, where: Sql) -> Sql:
+    """One row if any matches."""
+    return Sql(f"SELECT 1 FROM {table.quoted} WHERE {where.text} LIMIT 1", where.params)
+
+
+def find(dialect: Dialect, table: Table, query: Query) -> Sql:
+    """A read: conditions, order, limit and offset."""
+    order = [
+        dialect.order(table.column(name.removeprefix("-")), descending=name.startswith("-"))
+        for name in query.order_by
+    ]
+    base = select(dialect, table, render(dialect, table, query.where), lock=False, order=order)
+    limits = ""
+    if query.limit is not None or query.offset:
+        # There is no OFFSET without LIMIT in MySQL and SQLite.
+        limits = f" LIMIT {query.limit if query.limit is not None else 2**63 - 1} OFFSET {query.offset}"
+    return Sql(f"{base.text}{limits}{dialect.lock if query.lock else ''}", base.params)
+
+
+def insert(
+    dialect: Dialect,
+    table: Table,
+    names: Sequence[str],
+    records: Sequence[Record],
+    *,
+    override: bool = False,
+) -> Sql:
+    """Insert `records`, all with the fields `names`, returning the rows where the store can.
+
+    `override` writes numbers that the store would give itself.
+    """
+    columns = [table.column(name) for name in names]
+    shape = (tuple(names), len(records), override)
+    text = table.inserts.get(shape)
+    if text is None:
+        text = table.inserts[shape] = _insert_text(dialect, table, columns, len(records), override)
+    return Sql(
+        text, tuple(dialect.bind(column, record[column.name]) for record in records for column in columns)
+    )
+
+
+def _insert_text(
+    dialect: Dialect, table: Table, columns: Sequence[Column], count: int, override: bool
+) -> str:
+    names = ", ".join(column.quoted for column in columns)
+    row = "(" + ", ".join(column.written for column in columns) + ")"
+    system = " OVERRIDING SYSTEM VALUE" if override else ""
+    return f"INSERT INTO {table.quoted} ({names}){system} VALUES {', '.join([row] * count)}" + (
+        f" RETURNING {table.shown}" if dialect.returning else ""
+    )
+
+
+def chunks(dialect: Dialect, items: Sequence[Any], width: int) -> Iterator[Sequence[Any]]:
+    """`items` in pieces that fit into one statement, each item taking `width` placeholders."""
+    size = max(1, min(_MAX_ROWS, dialect.max_parameters // max(1, width)))
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def update(dialect: Dialect, table: Table, assignments: Sequence[Assignment], where: Sql) -> Sql:
+    """Set the columns of the rows that match."""
+    sets = _sets(dialect, table, assignments)
+    return Sql(f"UPDATE {table.quoted} SET {sets.text} WHERE {where.text}", sets.params + where.params)
+
+
+def _sets(dialect: Dialect, table: Table, assignments: Sequence[Assignment]) -> Sql:
+    columns = [table.column(item.path) for item in assignments]
+    parts = [_assigned(dialect, column, item) for column, item in zip(columns, assignments, strict=True)]
+    return Sql(
+        ", ".join(f"{column.quoted} = {part.text}" for column, part in zip(columns, parts, strict=True)),
+        tuple(value for part in parts for value in part.params),
+    )
+
+
+def update_with_images(
+    dialect: Dialect, table: Table, assignments: Sequence[Assignment], where: Condition
+) -> Sql:
+    """PostgreSQL: lock the rows, update them, and return each row before and after, in one statement.
+
+    The names are such as no table or column has.
+    """
+    condition, sets = render(dialect, table, where), _sets(dialect, table, assignments)
+    old = {name: f'"warehouse before {number}"' for number, name in enumerate(table.names)}
+    new = {name: f'"warehouse after {number}"' for number, name in enumerate(table.names)}
+    matched = " AND ".join(f"{table.columns[name].quoted} = {old[name]}" for name in table.key)
+    joined = " AND ".join(f"{old[name]} = {new[name]}" for name in table.key)
+    locked = select(dialect, table, condition, lock=True)
+    text = (
+        f'WITH "warehouse before" ({", ".join(old.values())}) AS MATERIALIZED ({locked.text}),'
+        f' "warehouse after" ({", ".join(new.values())}) AS (UPDATE {table.quoted} SET {sets.text}'
+        f' FROM "warehouse before" WHERE {matched} RETURNING {table.shown})'
+        f' SELECT * FROM "warehouse before" LEFT JOIN "warehouse after" ON {joined}'
+        f" ORDER BY {', '.join(old[name] for name in table.key)}"
+    )
+    return Sql(text, locked.params + sets.params)
+
+
+def delete(table: Table, where: Sql, *, returning: bool = False) -> Sql:
+    """Delete the rows that match."""
+    tail = f" RETURNING {table.shown}" if returning else ""
+    return Sql(f"DELETE FROM {table.quoted} WHERE {where.text}{tail}", where.params)
+
+
+def computes(assignments: Sequence[Assignment]) -> bool:
+    """Whether the new values must be computed here, since they are lists inside of columns."""
+    return any(item.operator in _LISTS for item in assignments)
+
+
+def check_assignment(dialect: Dialect, table: Table, item: Assignment) -> None:
+    """Refuse an update operator that the column's type does not take."""
+    column = table.column(item.path)
+    if item.operator in _LISTS:
+        if column.kind not in {"array", "json"}:
+            raise InvalidOperation(f"{item.operator} needs a list", field=item.path)
+        return
+    _assigned(dialect, column, item)
+
+
+def _assigned(dialect: Dialect, column: Column, item: Assignment) -> Sql:
+    """The SQL of the new value; null counts as 0 in sums and products, and gives way to any value."""
+    match item.operator:
+        case "$set":
+            return Sql(column.written, (dialect.bind(column, item.value),))
+        case "$unset":
+            return Sql("NULL")
+        case "$currentDate":
+            _require(column, item, column.kind in {"datetime", "date"} or dialect.dynamic)
+            return dialect.now(column)
+        case "$increment" | "$multiply":
+            _require(column, item, is_numeric(column) or dialect.dynamic)
+            mark = f"COALESCE({column.quoted}, 0) {_ARITHMETIC[item.operator]} {column.written}"
+            return Sql(mark, (dialect.bind(column, item.value),))
+        case "$min" | "$max":
+            return _bounded(dialect, column, item)
+    raise InvalidOperation(f"{item.operator} is not supported here", field=item.path)
+
+
+def _bounded(dialect: Dialect, column: Column, item: Assignment) -> Sql:
+    _require(column, item, column.kind not in {"json", "array"})
+    if item.value is None:
+        return Sql(column.quoted)
+    beyond = greater(dialect, column, item.operator, item.value)
+    value = dialect.bind(column, item.value)
+    return Sql(
+        f"CASE WHEN {column.quoted} IS NULL OR {beyond.text} THEN {column.written} ELSE {column.quoted} END",
+        (*beyond.params, value),
+    )
+
+
+def _require(column: Column, item: Assignment, fits: bool) -> None:
+    if not fits:
+        raise InvalidOperation(
+            f"{item.operator} does not apply to a column of kind {column.kind}", field=item.path
+        )
+
+
+def set_to(record: Record, names: Sequence[str]) -> tuple[Assignment, ...]:
+    """Assignments that give the named columns the values of `record`; what it lacks becomes null."""
+    return tuple(Assignment(name, "$set", record.get(name)) for name in names)
+
+
+def keyed(dialect: Dialect, table: Table, key: Key) -> Sql:
+    """The row with this key; the text depends on the table only."""
+    columns = [table.columns[name] for name in table.key]
+    text = " AND ".join(f"{column.quoted} = {column.written}" for column in columns)
+    return Sql(text, tuple(dialect.bind(column, key[column.name], stored=False) for column in columns))

@@ -1,0 +1,175 @@
+"""A unit: one connection, one transaction, begun by its first call."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeVar, TypeVarTuple, Unpack
+
+import anyio
+
+from warehouse.adapter import EntityInfo, Query, Request, StepChanges, UnitSettings, Written
+from warehouse.errors import InvalidOperation, StoreError
+from warehouse.records import Change, Image, Key, Record
+from warehouse_adapters.sql import inserts, statements, updates, writes
+from warehouse_adapters.sql.dialects import Dialect
+from warehouse_adapters.sql.links import Link
+from warehouse_adapters.sql.tables import Sql, Table
+from warehouse_adapters.sql.work import Work
+
+A = TypeVarTuple("A")
+T = TypeVar("T")
+_OPERATIONS = {
+    "insert": inserts.insert,
+    "update": updates.update,
+    "upsert": inserts.upsert,
+    "delete": updates.delete,
+}
+_SAVEPOINT = "warehouse_step"
+# Seconds that giving up may take before the connection is cut instead.
+_GRACE = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connections:
+    """What a unit needs of its adapter: connections, and the tables that were described."""
+
+    dialect: Dialect
+    table: Callable[[str], Table]
+    acquire: Callable[[], Awaitable[Link]]
+    discard: Callable[[Link], Awaitable[None]]
+
+
+class SqlUnit:
+    """See `warehouse.adapter.Unit`. After an error or a cancellation it can only be rolled back."""
+
+    def __init__(self, connections: Connections, settings: UnitSettings) -> None:
+        self._connections = connections
+        self._settings = settings
+        self._link: Link | None = None
+        self._work: Work | None = None
+        self._over = False
+        self.token: str | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.rollback()
+
+    async def execute(self, request: Request, *, savepoint: bool = False) -> StepChanges:
+        """See `Unit.execute`."""
+        done = await self._do(_execute_apart if savepoint else _execute, request)
+        if isinstance(done, StoreError):
+            raise done
+        return StepChanges(changes=tuple(done), affected=sum(not change.dependent for change in done))
+
+    async def find(self, query: Query) -> list[Record]:
+        """See `Unit.find`."""
+        return await self._do(_find, query)
+
+    async def read(self, info: EntityInfo, keys: Sequence[Key]) -> list[Image]:
+        """See `Unit.read`."""
+        return await self._do(_read, info, keys)
+
+    async def write(self, changes: Sequence[Change]) -> list[Written]:
+        """See `Unit.write`. Where the list ends with REFUSED, PostgreSQL can only roll back."""
+        return await self._do(writes.write, changes)
+
+    async def prepare(self, xid: str) -> None:
+        """Not yet: see `Capabilities.prepares`."""
+        raise NotImplementedError
+
+    async def commit(self) -> None:
+        """See `Unit.commit`."""
+        self._check()
+        self._over = True
+        if self._link is not None:
+            await self._link.commit()
+            link, self._link = self._link, None
+            link.release()
+
+    async def rollback(self) -> None:
+        """See `Unit.rollback`. A connection that does not answer is cut."""
+        self._over = True
+        link, self._link = self._link, None
+        if link is None:
+            return
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(_GRACE):
+                if await _rolled_back(link):
+                    return
+            with anyio.move_on_after(_GRACE):
+                await self._connections.discard(link)
+
+    def _check(self) -> None:
+        if self._over:
+            raise StoreError("the unit has ended, or failed before and can only be rolled back")
+
+    async def _do(self, job: Callable[[Work, Unpack[A]], Awaitable[T]], *arguments: *A) -> T:
+        """Run `job` in the transaction, which the first one begins."""
+        self._check()
+        try:
+            if self._work is None:
+                self._work = await self._begin()
+            return await job(self._work, *arguments)
+        except InvalidOperation as error:
+            self._over = True
+            raise _late(error) from error
+        except BaseException:
+            self._over = True
+            raise
+
+    async def _begin(self) -> Work:
+        self._link = await self._connections.acquire()
+        self.token = await self._link.begin(self._settings.lock_timeout)
+        return Work(self._link, self._connections.dialect, self._connections.table)
+
+
+async def _find(work: Work, query: Query) -> list[Record]:
+    table = work.table(query.info.entity.name)
+    return await work.rows(table, statements.find(work.dialect, table, query))
+
+
+async def _read(work: Work, info: EntityInfo, keys: Sequence[Key]) -> list[Image]:
+    return await work.read(work.table(info.entity.name), keys, lock=True)
+
+
+async def _execute(work: Work, request: Request) -> list[Change]:
+    return await _OPERATIONS[request.operation](work, work.table(request.entity.name), request)
+
+
+async def _execute_apart(work: Work, request: Request) -> list[Change] | StoreError:
+    """Within a savepoint: an error is returned once the unit is as it was before, and raised if it is not."""
+    await work.link.run(Sql(f"SAVEPOINT {_SAVEPOINT}"))
+    try:
+        changes = await _execute(work, request)
+    except (StoreError, InvalidOperation) as error:
+        failure = error if isinstance(error, StoreError) else _late(error)
+        try:
+            await work.link.run(Sql(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}"))
+        except StoreError:
+            raise failure from failure.__cause__  # a deadlock may have ended the transaction, savepoint and all
+        return failure
+    await work.link.run(Sql(f"RELEASE SAVEPOINT {_SAVEPOINT}"))
+    return changes
+
+
+def _late(error: InvalidOperation) -> StoreError:
+    """The engine has `check` refuse what does not fit; what comes this late was brought by a reference."""
+    return StoreError(error.message, entity=error.entity, field=error.field, hint=error.hint)
+
+
+async def _rolled_back(link: Link) -> bool:
+    """Whether the transaction was given up and the connection went back to the pool."""
+    if link.lost:
+        return False
+    try:
+        await link.run(Sql("ROLLBACK"))
+    except StoreError:
+        return False
+    link.release()
+    return True

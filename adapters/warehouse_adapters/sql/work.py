@@ -1,0 +1,96 @@
+"""What the operations of a unit share: its connection, the tables, and reading rows in images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from warehouse.errors import StoreError
+from warehouse.records import ABSENT, Change, Image, Key, Record
+from warehouse_adapters.sql import statements
+from warehouse_adapters.sql.conditions import by_key
+from warehouse_adapters.sql.dialects import Dialect
+from warehouse_adapters.sql.links import Link
+from warehouse_adapters.sql.tables import Sql, Table
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One open transaction, for those who work in it. `table` finds a table that was described."""
+
+    link: Link
+    dialect: Dialect
+    table: Callable[[str], Table]
+
+    async def rows(self, table: Table, sql: Sql) -> list[Record]:
+        """The rows that a statement returns, as images of `table`."""
+        return table.records(await self.link.run(sql))
+
+    async def locked(self, table: Table, where: Sql) -> list[Record]:
+        """The rows that match, locked until the unit ends, in the order of their keys."""
+        return await self.rows(table, statements.select(self.dialect, table, where, lock=True))
+
+    async def read(self, table: Table, keys: Sequence[Key], *, lock: bool) -> list[Image]:
+        """The images of `keys`, in order."""
+        found: dict[Any, Record] = {}
+        for some in statements.chunks(self.dialect, keys, len(table.key)):
+            where = by_key(self.dialect, table, some)
+            sql = statements.select(self.dialect, table, where, lock=lock)
+            for record in await self.rows(table, sql):
+                found[identify(table.key_of(record))] = record
+        return [found.get(identify(key), ABSENT) for key in keys]
+
+    async def reread(self, table: Table, records: Sequence[Record]) -> list[Record]:
+        """The rows of `records` as they are now."""
+        out: list[Record] = []
+        for image in await self.read(table, [table.key_of(record) for record in records], lock=False):
+            if image is ABSENT:
+                raise StoreError("a row that was just written is not there", entity=table.name)
+            out.append(image)
+        return out
+
+    async def delete(self, table: Table, records: Sequence[Record]) -> None:
+        """Delete these rows, which are locked."""
+        keys = [table.key_of(record) for record in records]
+        for some in statements.chunks(self.dialect, keys, len(table.key)):
+            await self.link.run(statements.delete(table, by_key(self.dialect, table, some)))
+
+
+def identify(key: Key) -> Any:
+    """A hashable stand-in for a key, the same for every way to write one value."""
+    return tuple(_identify(value) for value in key.values())
+
+
+def _identify(value: Any) -> Any:
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, float | Decimal | int) and not isinstance(value, bool):
+        return ("number", value)
+    return tuple(_identify(item) for item in value) if isinstance(value, list) else value
+
+
+def claims(table: Table, after: Record, names: frozenset[str] | None = None) -> tuple[Key, ...]:
+    """The unique values that `after` takes; of an update, those of the columns `names` only."""
+    return tuple(
+        {name: after[name] for name in unique}
+        for unique in table.info.unique
+        if (names is None or not names.isdisjoint(unique))
+        and all(after.get(name) is not None for name in unique)
+    )
+
+
+def inserted(table: Table, given: Record, after: Record) -> Change:
+    """The change of an insert of the fields `given`."""
+    return Change(
+        entity=table.info.entity,
+        key=table.key_of(after),
+        before=ABSENT,
+        after=after,
+        written=frozenset(given),
+        claims=claims(table, after),
+    )

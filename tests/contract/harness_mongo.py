@@ -1,0 +1,63 @@
+from uuid import uuid4
+
+import pymongo
+
+from servers.mongo_peer import MongoPeer
+from warehouse.records import Entity
+from warehouse.testing.harness import Harness
+from warehouse_adapters.mongo import MongoAdapter
+
+
+class MongoHarness(Harness):
+    paths = {"id": "_id"}  # noqa: RUF012
+    url: str
+
+    async def make(self):
+        return MongoAdapter(MongoAdapter.Settings(adapter="mongo", url=self.url, database="contract"))
+
+    async def __aenter__(self):
+        await super().__aenter__()
+        self.unique = self.adapter.capabilities.holds  # mongo-java-server counts nulls as equal
+        return self
+
+    async def entity(self):
+        name = f"things_{uuid4().hex}"
+        if self.unique:
+            filled = {"email": {"$type": "string"}}
+            with pymongo.MongoClient(self.url) as client:
+                things = client["contract"][name]
+                things.create_index("email", unique=True, partialFilterExpression=filled)
+        return Entity(name)
+
+    def value(self, field, value):
+        return int(value) if field == "count" else value  # long integers have a type of their own
+
+
+class MongoServer(MongoHarness):
+    """What the server is: a replica set where a URL or a container gives one, else mongo-java-server."""
+
+    name = "mongo"
+    server = "mongo"
+
+    def __init__(self, server):
+        self.url = server.url
+
+    async def __aexit__(self, *error):
+        await super().__aexit__(*error)
+        with pymongo.MongoClient(self.url) as client:
+            client.drop_database("contract")
+
+
+class MongoTransactions(MongoHarness):
+    name = "mongo-peer"
+
+    def __init__(self):
+        self.peer = MongoPeer()
+        self.url = self.peer.start()
+
+    async def __aexit__(self, *error):
+        await super().__aexit__(*error)
+        self.peer.stop()
+
+
+HARNESSES = [MongoServer, MongoTransactions]

@@ -1,0 +1,68 @@
+"""Random records and conditions (Hypothesis), within what a store can hold and do."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+from hypothesis import strategies as st
+
+from warehouse.conditions import And, Compare, Condition, Not, Or
+
+Strategy = st.SearchStrategy[Any]
+
+_TEXT: Final = st.text(st.sampled_from("aAbBz%_\\.*[]()$^?'\" éÉß0"), max_size=5)
+_NAMES: Final = st.none() | _TEXT
+_COUNTS: Final = st.none() | st.integers(-3, 3) | st.sampled_from([2**53 + 1, -(2**63), 2**63 - 1])
+_RATIOS: Final = st.none() | st.integers(-8, 8).map(lambda number: number / 4) | st.sampled_from([1e10, -0.0])
+_FLAGS: Final = st.none() | st.booleans()
+_PATTERNS: Final = ("a", "^a", "b$", "[aA]+", "a|b", "^(a|B)*$", r"\.", "a.b", "^.?$", "(aA){1,2}")
+_VALUES: Final[dict[str, Strategy]] = {
+    "name": _NAMES,
+    "count": _COUNTS,
+    "ratio": _RATIOS,
+    "active": _FLAGS,
+    "tags": st.none() | st.lists(_TEXT, max_size=3),
+}
+_EQUAL, _ORDERED, _AMONG = ("$eq", "$ne"), ("$gt", "$gte", "$lt", "$lte"), ("$in", "$nin")
+# Which operators on which field take which values.
+_CASES: Final[tuple[tuple[str, tuple[str, ...], Strategy], ...]] = (
+    ("name", _EQUAL + _ORDERED, _NAMES),
+    ("count", _EQUAL + _ORDERED, _COUNTS),
+    ("ratio", _EQUAL + _ORDERED, _RATIOS),
+    ("active", _EQUAL, _FLAGS),
+    ("name", _AMONG, st.lists(_NAMES, max_size=3)),
+    ("count", _AMONG, st.lists(_COUNTS, max_size=3)),
+    ("ratio", _AMONG, st.lists(_RATIOS, max_size=3)),
+    *((path, ("$exists", "$null"), st.booleans()) for path in _VALUES),
+    ("name", ("$like", "$ilike", "$startsWith", "$endsWith", "$contains"), _TEXT),
+    ("name", ("$regex",), st.sampled_from(_PATTERNS)),
+    ("tags", ("$contains",), _TEXT),
+    ("tags", ("$containsAll", "$containsAny"), st.lists(_TEXT, max_size=2)),
+)
+
+
+@cache
+def records(fields: frozenset[str]) -> Strategy:
+    """Lists of records, each with some of `fields`."""
+    optional = {path: values for path, values in _VALUES.items() if path in fields}
+    return st.lists(st.fixed_dictionaries({}, optional=optional), min_size=1, max_size=5)
+
+
+@cache
+def conditions(fields: frozenset[str], operators: frozenset[str]) -> st.SearchStrategy[Condition]:
+    """Conditions on `fields` by `operators`."""
+    comparisons = [
+        st.builds(Compare, st.just(path), st.sampled_from(usable), values)
+        for path, names, values in _CASES
+        if path in fields and (usable := [name for name in names if name in operators])
+    ]
+    return st.recursive(
+        st.one_of(comparisons),
+        lambda inner: (
+            st.builds(Not, inner)
+            | st.builds(And, st.lists(inner, min_size=1, max_size=3).map(tuple))
+            | st.builds(Or, st.lists(inner, min_size=1, max_size=3).map(tuple))
+        ),
+        max_leaves=4,
+    )
