@@ -80,7 +80,9 @@ def operations(airport: Airport, fault: Fault | None = None) -> list[dict[str, A
     row = {name: getattr(airport, name) for name in Airport.__dataclass_fields__}
     steps = [
         insert("graph", "Airport", {"iata": airport.iata, "name": airport.name}, "node"),
-        insert("vectors", "places", {"id": airport.iata, "vector": airport.direction, "metadata": row}, "vector"),
+        insert(
+            "vectors", "places", {"id": airport.iata, "vector": airport.direction, "metadata": row}, "vector"
+        ),
         insert("documents", "profiles", {"_id": airport.iata, "document": profile(airport)}, "document"),
     ]
     if airport.state is not None:
@@ -90,9 +92,7 @@ def operations(airport: Airport, fault: Fault | None = None) -> list[dict[str, A
         }
         source = {"tag": "graph", "relationship": "IN_STATE"}
         steps.insert(1, {"operation": "insert", "from": source, "data": ends, "name": "relationship"})
-    # A SQLite file has one writer: all transactions take the two files last, and in the same order.
-    steps[-1]["after"] = [steps[-3]["name"]]
-    return [*steps, {**last_step(row, fault), "after": ["document"]}]
+    return [*steps, last_step(row, fault)]
 
 
 def insert(tag: str, entity: str, record: Any, name: str) -> dict[str, Any]:

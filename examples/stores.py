@@ -137,7 +137,8 @@ def _arcadedb(folder: Path) -> Iterator[tuple[str, str, str]]:
         text=True,
         start_new_session=True,  # Ctrl-C is for us: we still need it to undo and to read
     )
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
         if process.stdout.readline() != "ready\n":
             log = (folder / "arcadedb.log").read_text(encoding="utf-8", errors="replace").strip()

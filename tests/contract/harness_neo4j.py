@@ -14,7 +14,9 @@ class GraphHarness(Harness):
 
     async def make(self):
         user, password = self.auth or (None, None)
-        return Neo4jAdapter(Neo4jAdapter.Settings(adapter="neo4j", url=self.url, user=user, password=password))
+        return Neo4jAdapter(
+            Neo4jAdapter.Settings(adapter="neo4j", url=self.url, user=user, password=password)
+        )
 
     async def entity(self):
         name = f"Thing{uuid4().hex}"

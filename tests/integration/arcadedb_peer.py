@@ -54,18 +54,21 @@ def _ready(url: str) -> bool:
 
 def main(data: str, bolt: str, http: str) -> None:
     import arcadedb_embedded
+    from arcadedb_embedded.jvm import start_jvm
 
+    # Flush the log at each commit. (In `config` below, this key would have no effect.)
+    start_jvm(heap_size="512m", jvm_args="-Darcadedb.txWalFlush=2")
     config = {
         "host": HOST,
         "http_port": int(http),
         "server_plugins": "Bolt:com.arcadedb.bolt.BoltProtocolPlugin",
         "bolt_port": int(bolt),
-        "txWalFlush": 2,
     }
     server = arcadedb_embedded.create_server(data, PASSWORD, config=config)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     server.start()
-    server.create_database(DATABASE)
+    if not (Path(data) / "databases" / DATABASE).exists():
+        server.create_database(DATABASE)
     signal.sigwait({signal.SIGTERM})
     server.stop()
     os._exit(0)  # the JVM keeps threads of its own

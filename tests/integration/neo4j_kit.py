@@ -50,9 +50,7 @@ class Kit:
 
     @classmethod
     def arcadedb(cls, **settings):
-        return cls.of(
-            arcadedb_peer.start().url, (arcadedb_peer.USER, arcadedb_peer.PASSWORD), **settings
-        )
+        return cls.of(arcadedb_peer.start().url, (arcadedb_peer.USER, arcadedb_peer.PASSWORD), **settings)
 
     async def __aenter__(self):
         await self.adapter.connect()

@@ -4,7 +4,7 @@ from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from warehouse import conditions, updates
@@ -31,7 +31,7 @@ class Store:
         rows = []
         async with self.engine.connect() as connection:
             for statement in statements:
-                result = await connection.exec_driver_sql(statement)
+                result = await connection.execute(text(statement.replace(":", "\\:")))
                 rows = [tuple(row) for row in result] if result.returns_rows else []
         return rows
 
@@ -87,6 +87,7 @@ class Store:
             written = await unit.write(inverses)
             if all(each.error is None for each in written):
                 await unit.commit()
+        print(*(each.error for each in written))  # noqa: T201 - shown where a test fails
         return [each.status.value for each in written]
 
 

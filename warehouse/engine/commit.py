@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from itertools import count
 
 import anyio
 
 from warehouse.adapter import Outcome, StepChanges, WriteStatus, Written
+from warehouse.engine.retry import back_off
 from warehouse.engine.run import OpenUnit, Run, StepState
-from warehouse.errors import OutcomeUnknown, StepFailed, StoreContention, StoreError
+from warehouse.errors import (
+    OutcomeUnknown,
+    StepFailed,
+    StoreContention,
+    StoreError,
+    StoreOutcomeUnknown,
+    StoreUnavailable,
+    TransientError,
+)
 from warehouse.planning import freeze
 from warehouse.records import Change, Image, same_image
 
 
-def unknown(run: Run, message: str) -> OutcomeUnknown:
-    """The error for an end that cannot be told."""
+def unknown(run: Run, message: str, *, journaled: bool = True) -> OutcomeUnknown:
+    """The error for an end that cannot be told. `journaled`: the transaction may have locks in the journal."""
     return OutcomeUnknown(
         f"how transaction {run.id} ended cannot be told: {message}",
         transaction_id=run.id,
-        hint="its records stay locked until it is known",
+        hint="its records stay locked until it is known" if journaled else "look at its records",
     )
 
 
@@ -26,28 +37,51 @@ async def commit(run: Run, opened: OpenUnit) -> StoreError | None:
     """Commit one unit. None: it is committed. An error: it is not, or (`outcome_unknown`) nobody can tell."""
     try:
         await opened.unit.commit()
-    except StoreError as error:
+    except Exception as raised:  # noqa: BLE001 - an adapter's mistake must not stop the commits beside it
+        error = _store_error(raised)
         if not error.outcome_unknown:
             return error
         committed = await _ask(run, opened)
         if committed is None:
             return error
-        return None if committed else StoreError(f"not committed: {error.message}")
+        if not committed:
+            lost = StoreUnavailable(f"not committed: {error.message}")
+            lost.__cause__ = error.__cause__ or error
+            return lost
     return None
 
 
+def _store_error(raised: Exception) -> StoreError:
+    """What an adapter raised; anything but the errors of its contract says nothing of the outcome."""
+    if isinstance(raised, StoreError):
+        return raised
+    error = StoreOutcomeUnknown(f"{type(raised).__name__}: {raised}")
+    error.__cause__ = raised
+    return error
+
+
 async def _ask(run: Run, opened: OpenUnit) -> bool | None:
-    """Whether the unit committed: the store's own answer, else its records, read under lock."""
+    """Whether the unit committed: the store's own answer, else its records, read under lock.
+
+    None where neither tells; a store that is away is asked again for `grace` seconds.
+    """
     adapter, token = opened.participant.adapter, opened.unit.token
     await run.close([opened])
-    try:
-        if adapter.capabilities.asks and token is not None:
-            outcome = await adapter.outcome(token)
-            if outcome is not Outcome.UNKNOWN:
-                return outcome is Outcome.COMMITTED
-        return await _read_back(run, opened)
-    except StoreError:
-        return None
+    give_up = time.monotonic() + run.options.grace
+    for attempt in count(1):
+        try:
+            if adapter.capabilities.asks and token is not None:
+                outcome = await adapter.outcome(token)
+                if outcome is not Outcome.UNKNOWN:
+                    return outcome is Outcome.COMMITTED
+            return await _read_back(run, opened)
+        except TransientError:
+            if time.monotonic() >= give_up:
+                return None
+        except Exception:  # noqa: BLE001 - whatever it is, the answer is that nobody can tell
+            return None
+        await anyio.sleep(back_off(attempt))
+    return None
 
 
 async def _read_back(run: Run, lost: OpenUnit) -> bool | None:
@@ -59,70 +93,102 @@ async def _read_back(run: Run, lost: OpenUnit) -> bool | None:
             first = spans[place][2] if place in spans else change.before
             spans[place] = (state, change, first)
     fresh = await run.open(lost.participant)
+    ulps = lost.participant.adapter.capabilities.float_ulps
     verdicts = set()
     try:
         for state, change, first in spans.values():
-            if same_image(first, change.after, change.written):
+            if same_image(first, change.after, change.written, ulps=ulps):
                 continue
-            info = state.step.info
-            if info.entity != change.entity:
-                info = await lost.participant.adapter.describe(change.entity)
+            info = await state.step.describe(change.entity)
             current = (await fresh.unit.read(info, [change.key]))[0]
-            if same_image(current, change.after, change.written):
+            if same_image(current, change.after, change.written, ulps=ulps):
                 verdicts.add(True)
-            elif same_image(current, first, change.written):
+            elif same_image(current, first, change.written, ulps=ulps):
                 verdicts.add(False)
             else:
                 return None
     finally:
         await run.close([fresh])
-    return verdicts.pop() if len(verdicts) == 1 else None
+    return all(verdicts) if len(verdicts) < 2 else None  # noqa: PLR2004 - all alike, or nothing to see
 
 
 async def apply(run: Run, opened: OpenUnit, applied: list[StepState]) -> StepFailed | None:
     """Make the planned changes of a unit, step by step; what was made is added to `applied`.
 
-    Raises OutcomeUnknown where a write got no reply and its record cannot be read either.
+    What may have been made is added too, as not `known`. Raises OutcomeUnknown where a write got no reply
+    and its record cannot be read either.
     """
     for state in opened.steps:
         if state.done is None or not state.done.changes:
             continue
-        written = list(await opened.unit.write(state.done.changes))
+        changes = state.done.changes
+        try:
+            written = list(await opened.unit.write(changes))
+        except Exception as raised:  # noqa: BLE001 - it ought to have answered: whatever it made is undone
+            await anyio.sleep(opened.participant.adapter.capabilities.settle)
+            applied.append(replace(state, known=False))
+            error = _store_error(raised)
+            return run.fail(state, error, error.__cause__ or error)
         if written[-1].status is WriteStatus.UNKNOWN:
-            written = await _resolve(opened, state, written)
+            written = await _resolve(run, opened, state, written)
         made = sum(item.status is WriteStatus.APPLIED for item in written)
-        if made == len(state.done.changes):
+        if made == len(changes):
             applied.append(state)
             continue
         if made:
-            part = StepChanges(changes=state.done.changes[:made], affected=made)
-            applied.append(replace(state, done=part))
+            applied.append(_part(state, changes[:made]))
+        if written[-1].status is WriteStatus.UNKNOWN:
+            applied.append(replace(_part(state, changes[made : made + 1]), known=False))
         return _apply_failed(run, state, written[-1])
     return None
 
 
-async def _resolve(opened: OpenUnit, state: StepState, written: list[Written]) -> list[Written]:
-    """Read back the last write, which got no reply, once it can no longer arrive; then go on after it."""
+def _part(state: StepState, changes: tuple[Change, ...]) -> StepState:
+    return replace(state, done=StepChanges(changes=changes, affected=len(changes)))
+
+
+async def _resolve(run: Run, opened: OpenUnit, state: StepState, written: list[Written]) -> list[Written]:
+    """Look up the last write, which got no reply, once it can no longer arrive; then go on after it.
+
+    It stays UNKNOWN where its record is neither as before nor as after.
+    """
     changes = state.done.changes if state.done else ()
     while written[-1].status is WriteStatus.UNKNOWN:
         lost, change = written[-1], changes[len(written) - 1]
-        capabilities = opened.participant.adapter.capabilities
-        await anyio.sleep(capabilities.settle)
-        try:
-            current = (await opened.unit.read(state.step.info, [change.key]))[0]
-        except StoreError:
+        status = await _look_up(run, opened, state, change, lost)
+        written = [*written[:-1], Written(status, lost.error)]
+        if status is not WriteStatus.APPLIED:
             return written
-        if not same_image(current, change.after, change.written, ulps=capabilities.float_ulps):
-            return [*written[:-1], Written(WriteStatus.CONFLICT, lost.error)]
-        written = [*written[:-1], Written(WriteStatus.APPLIED)]
         if len(written) < len(changes):
             written += await opened.unit.write(changes[len(written) :])
     return written
 
 
+async def _look_up(
+    run: Run, opened: OpenUnit, state: StepState, change: Change, lost: Written
+) -> WriteStatus:
+    """Whether a write without a reply was made: APPLIED, CONFLICT (it was not) or UNKNOWN."""
+    capabilities = opened.participant.adapter.capabilities
+    await anyio.sleep(capabilities.settle)
+    give_up = time.monotonic() + run.options.grace
+    for attempt in count(1):
+        try:
+            info = await state.step.describe(change.entity)
+            current = (await opened.unit.read(info, [change.key]))[0]
+            break
+        except StoreError as error:
+            if not isinstance(error, TransientError) or time.monotonic() >= give_up:
+                text = f"{state.step.tag} lost the reply to a write, and cannot be read"
+                raise unknown(run, text) from lost.error
+        await anyio.sleep(back_off(attempt))
+    if same_image(current, change.after, change.written, ulps=capabilities.float_ulps):
+        return WriteStatus.APPLIED
+    if same_image(current, change.before, change.written, ulps=capabilities.float_ulps):
+        return WriteStatus.CONFLICT
+    return WriteStatus.UNKNOWN
+
+
 def _apply_failed(run: Run, state: StepState, last: Written) -> StepFailed:
-    if last.status is WriteStatus.UNKNOWN:
-        raise unknown(run, f"{state.step.tag} lost the reply to a write, and cannot be read") from last.error
     if last.status is WriteStatus.REFUSED and last.error is not None:
         return run.fail(state, last.error, last.error.__cause__ or last.error)
     error = StoreContention("somebody else changed the record meanwhile")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from warehouse.adapter import EntityInfo, Unit, UnitSettings, WriteStatus, Written
-from warehouse.engine.plan import Step
+from warehouse.adapter import Unit, UnitSettings, WriteStatus, Written
+from warehouse.engine.plan import Step, in_order
 from warehouse.engine.retry import back_off
 from warehouse.engine.run import Run, StepState
 from warehouse.errors import StoreError, TransientError
@@ -46,20 +46,17 @@ class _Round:
         return [item for owner, item in self.clashes if piece is None or owner is piece]
 
 
-async def undo(run: Run, states: Iterable[StepState], *, known: bool = True) -> list[Residue]:
-    """Undo these (executed) steps, last first; what could not be undone, record by record. Never raises."""
+async def undo(run: Run, states: Sequence[StepState]) -> list[Residue]:
+    """Undo these (executed) steps; what could not be undone, record by record. Never raises."""
     residue: list[Residue] = []
-    for state in sorted(states, key=_undo_order):
-        pieces = (
-            [Piece(state.step, change, known) for change in reversed(state.done.changes)]
-            if state.done
-            else []
-        )
+    for state in _last_first(run, states):
+        changes = state.done.changes if state.done else ()
+        pieces = [Piece(state.step, change, state.known) for change in reversed(changes)]
         if not pieces:
             continue
         try:
-            residue += await _settle(run, state.step.participant, pieces, merge)
-        except (Unreachable, StoreError) as error:
+            await _settle(run, state.step.participant, pieces, merge, residue)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other steps are to be undone
             residue += [
                 _residue(piece, Clash(None, piece.change.after, None), "unreachable", str(error))
                 for piece in pieces
@@ -68,8 +65,16 @@ async def undo(run: Run, states: Iterable[StepState], *, known: bool = True) -> 
     return residue
 
 
-def _undo_order(state: StepState) -> tuple[int, int]:
-    return -state.step.operation.compensation_priority, -state.step.index
+def _last_first(run: Run, states: Sequence[StepState]) -> list[StepState]:
+    """By `compensation_priority`, highest first; then what was executed last first."""
+    steps = in_order((state.step for state in run.states.values()), key=lambda step: step.index)
+    place = {step.index: number for number, step in enumerate(steps)}
+
+    def key(numbered: tuple[int, StepState]) -> tuple[int, int, int]:
+        number, state = numbered
+        return state.step.operation.compensation_priority, place[state.step.index], number
+
+    return [state for _, state in sorted(enumerate(states), key=key, reverse=True)]
 
 
 async def redo(run: Run, participant: Participant, states: Sequence[StepState]) -> list[Residue]:
@@ -83,7 +88,9 @@ async def redo(run: Run, participant: Participant, states: Sequence[StepState]) 
         if state.done is not None
         for change in state.done.changes
     ]
-    return await _settle(run, participant, pieces, merge, all_or_nothing=True)
+    residue: list[Residue] = []
+    await _settle(run, participant, pieces, merge, residue, all_or_nothing=True)
+    return residue
 
 
 async def _settle(
@@ -91,11 +98,14 @@ async def _settle(
     participant: Participant,
     pieces: list[Piece],
     how: Callable[..., Merge],
+    residue: list[Residue],
     *,
     all_or_nothing: bool = False,
-) -> list[Residue]:
-    """Bring every piece about, trying again while other writers or the network are in the way."""
-    residue: list[Residue] = []
+) -> None:
+    """Bring every piece about, trying again while other writers or the network are in the way.
+
+    What clashes is added to `residue`.
+    """
     give_up = time.monotonic() + run.options.grace
     attempt = 0
     while True:
@@ -107,7 +117,7 @@ async def _settle(
             if time.monotonic() >= give_up:
                 raise Unreachable(str(error)) from error
         if done:
-            return residue
+            return
         if time.monotonic() >= give_up:
             raise Unreachable("other writers kept changing the record")
         await anyio.sleep(back_off(attempt))
@@ -182,16 +192,10 @@ async def _read(unit: Unit, pieces: Sequence[Piece]) -> dict[tuple[Entity, objec
         keys.setdefault(piece.change.entity, {})[freeze(piece.change.key)] = piece.change
     out: dict[tuple[Entity, object], Image] = {}
     for entity, changes in keys.items():
-        info = await _info(next(piece.step for piece in pieces if piece.change.entity == entity), entity)
+        info = await next(piece.step for piece in pieces if piece.change.entity == entity).describe(entity)
         images = await unit.read(info, [change.key for change in changes.values()])
         out.update({(entity, key): image for key, image in zip(changes, images, strict=True)})
     return out
-
-
-async def _info(step: Step, entity: Entity) -> EntityInfo:
-    if step.info.entity == entity:
-        return step.info
-    return await step.participant.adapter.describe(entity)
 
 
 async def _note_applied(found: _Round, written: Sequence[Written], settle: float) -> list[Residue]:
@@ -215,6 +219,8 @@ def _refused(found: _Round, written: Sequence[Written]) -> list[Residue]:
     """After a write that was not applied: what the store refuses is residue, all else is tried again."""
     piece, change = found.writes[len(written) - 1]
     last = written[-1]
+    if isinstance(last.error, TransientError):
+        raise last.error
     if last.status is not WriteStatus.REFUSED:
         return []
     piece.settled = True

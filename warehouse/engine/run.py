@@ -32,9 +32,17 @@ _COMPARE = {
 }
 
 
+class TimedOut(StoreError):
+    """A step, or its transaction, took longer than it may."""
+
+
 @dataclass(slots=True)
 class StepState:
-    """How far a step has come."""
+    """How far a step has come.
+
+    `known`: what it changed (`done`) is known to have been made. `let_off`: it was allowed to fail, did, and is
+    not tried again.
+    """
 
     step: Step
     status: Literal["waiting", "executed", "failed", "tolerated", "skipped"] = "waiting"
@@ -42,6 +50,8 @@ class StepState:
     error: StepFailed | None = None
     attempts: int = 0
     duration: float = 0.0
+    known: bool = True
+    let_off: bool = False
 
     def rows(self) -> list[Record]:
         """The records of the step's result, whole."""
@@ -82,6 +92,7 @@ class Run:
         self.states: dict[int, StepState] = {}
         self.units: dict[str, OpenUnit] = {}
         self.residue: list[Residue] = []
+        self._image_bytes: dict[int, int] = {}
         self.status: Status | None = None
         self.error: StepFailed | None = None
 
@@ -103,18 +114,21 @@ class Run:
         state = self.states[step.index]
         state.attempts += 1
         began = time.monotonic()
-        limit = step.operation.timeout or self.options.step_timeout
         try:
-            with anyio.fail_after(limit):
-                await self._execute(state)
-        except TimeoutError as error:
-            raise self.fail(state, StoreError(f"it took longer than {limit} s"), error) from error
+            await self._execute_in_time(state, step.operation.timeout or self.options.step_timeout)
         except WarehouseError as error:
             raise self.fail(state, error, error.__cause__ or error) from (error.__cause__ or error)
         except Exception as error:
             raise self.fail(state, StoreError(f"{type(error).__name__}: {error}"), error) from error
         finally:
             state.duration += time.monotonic() - began
+
+    async def _execute_in_time(self, state: StepState, limit: float | None) -> None:
+        with anyio.move_on_after(limit) as scope:
+            await self._execute(state)
+        if scope.cancelled_caught:
+            text = f"it took longer than {limit} s"
+            raise TimedOut(text) from TimeoutError(text)
 
     async def _execute(self, state: StepState) -> None:
         step = state.step
@@ -127,6 +141,13 @@ class Run:
         _check_expectation(step, done.affected)
         state.done, state.status = done, "executed"
         self._check_size()
+
+    def time_is_up(self, state: StepState) -> StepFailed:
+        """Mark a step as the one that the transaction's time-out interrupted, or kept from running."""
+        error = TimedOut(
+            f"the transaction's timeout of {self.options.timeout} s ran out", hint="raise `timeout`"
+        )
+        return self.fail(state, error, TimeoutError(error.message))
 
     def fail(self, state: StepState, error: WarehouseError, cause: BaseException) -> StepFailed:
         """Mark a step as failed with `error`, caused by `cause`; the StepFailed that says so."""
@@ -192,31 +213,51 @@ class Run:
         """Forget what was staged (and has been rolled back), to stage again under a new id."""
         self.id = uuid.uuid4().hex
         for state in self.states.values():
-            state.status, state.done, state.error = "waiting", None, None
+            if not state.let_off:
+                state.status, state.done, state.error = "waiting", None, None
+
+    def let_off(self, failure: WarehouseError) -> bool:
+        """Whether the step that failed may fail: it is then left out when the others are staged again."""
+        for state in self.states.values():
+            if state.step.name == failure.step and state.step.operation.allow_fail:
+                state.status, state.let_off = "tolerated", True
+                return True
+        return False
 
     # The journal's view
 
     def entry(self, state: State, opened: Sequence[OpenUnit]) -> Entry:
-        """What the journal is to keep of these units' steps."""
+        """What the journal is to keep of these units' steps. Raises StepFailed where it cannot keep them."""
         states = sorted((item for unit in opened for item in unit.steps), key=lambda item: item.step.index)
-        steps = tuple(entry_step(item) for item in states if item.done is not None and item.done.changes)
-        size = sum(len(step.body) for step in steps)
-        if size > self.options.max_image_bytes:
-            raise StepFailed(
-                f"the images of the transaction take {size} bytes, more than max_image_bytes",
-                hint="raise transactions.max_image_bytes, or split it",
-            )
-        tokens = {
-            unit.participant.identity: unit.unit.token for unit in opened if unit.unit.token is not None
-        }
         return Entry(
             transaction_id=self.id,
             name=self.options.name,
             pattern=self.pattern,
             state=state,
-            steps=steps,
-            tokens=tokens,
+            steps=tuple(
+                self.entry_step(item) for item in states if item.done is not None and item.done.changes
+            ),
+            tokens={
+                unit.participant.identity: unit.unit.token for unit in opened if unit.unit.token is not None
+            },
         )
+
+    def entry_step(self, state: StepState) -> EntryStep:
+        """A step as it is journaled. Raises StepFailed for values or sizes that the journal does not take."""
+        step = state.step
+        changes = () if state.done is None else state.done.changes
+        try:
+            entry = EntryStep(
+                index=step.index, name=step.name, tag=step.tag, store=step.store, changes=changes
+            )
+        except TypeError as error:
+            raise self.fail(state, StoreError(str(error)), error) from error
+        self._image_bytes[step.index] = len(entry.body)
+        if sum(self._image_bytes.values()) > self.options.max_image_bytes:
+            text = f"the images of the transaction take more than {self.options.max_image_bytes} bytes"
+            refused = StoreError(text, hint="raise transactions.max_image_bytes, or split it")
+            raise self.fail(state, refused, refused)
+        return entry
 
     # The end
 
@@ -266,13 +307,6 @@ class Run:
             kept = all(item.reason == "kept" for item in self.residue if item.step == state.step.name)
             return "completed" if kept else "failed"
         return "compensated"
-
-
-def entry_step(state: StepState) -> EntryStep:
-    """A step as it is journaled."""
-    step = state.step
-    changes = () if state.done is None else state.done.changes
-    return EntryStep(index=step.index, name=step.name, tag=step.tag, store=step.store, changes=changes)
 
 
 def locks(states: Iterable[StepState]) -> dict[Lock, tuple[StepState, Entity, Key]]:

@@ -10,7 +10,7 @@ from warehouse.engine.commit import apply, commit, unknown
 from warehouse.engine.compensate import kept, undo
 from warehouse.engine.plan import Step, in_order
 from warehouse.engine.retry import Retries
-from warehouse.engine.run import OpenUnit, Run, StepState, entry_step
+from warehouse.engine.run import OpenUnit, Run, StepState
 from warehouse.engine.staged import blame, blame_lock, change_state, finish, rollback
 from warehouse.errors import JournalUnavailable, StepFailed, StoreError, TransactionConflict
 from warehouse.journal.base import Entry, ReplyLost
@@ -85,7 +85,7 @@ class Saga:
         tokens = {} if opened.unit.token is None else {state.step.store: opened.unit.token}
         try:
             if self._journaled:
-                await run.journal.append(run.id, entry_step(state), run.since, tokens)
+                await run.journal.append(run.id, run.entry_step(state), run.since, tokens)
             else:
                 entry: Entry = run.entry("running", [opened])
                 await run.journal.decide(entry, run.since)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import anyio
 
 from warehouse.engine.plan import Step, in_order
-from warehouse.engine.run import Run, StepState
-from warehouse.errors import StepFailed, StoreError
+from warehouse.engine.run import Run, StepState, TimedOut
+from warehouse.errors import StepFailed, TransientError
 
 
 async def stage(run: Run, steps: Sequence[Step], *, ordered_by_tag: bool = False) -> StepFailed | None:
@@ -55,7 +55,7 @@ class _Stage:
                 await self._done[index].wait()
             if self._is_obsolete(step):
                 self._run.states[step.index].status = "skipped"
-            else:
+            elif not self._run.states[step.index].let_off:
                 await self._execute(step)
             self._done[step.index].set()
 
@@ -78,8 +78,9 @@ class _Stage:
             self._run.states[step.index].status = "skipped"
 
     def _note_failure(self, step: Step) -> None:
-        if step.operation.allow_fail:
-            self._run.states[step.index].status = "tolerated"
+        state = self._run.states[step.index]
+        if step.operation.allow_fail and leaves_unit_whole(state.error):
+            state.status = "tolerated"
             return
         place = self._position[step.index]
         self._failed_at = place if self._failed_at is None else min(place, self._failed_at)
@@ -91,11 +92,7 @@ class _Stage:
         """Blame the first step that the time-out interrupted or kept from running."""
         for state in self._in_order():
             if state.status == "waiting":
-                error = StoreError(
-                    f"the transaction's timeout of {self._run.options.timeout} s ran out",
-                    hint="raise `timeout`",
-                )
-                self._run.fail(state, error, TimeoutError(error.message))
+                self._run.time_is_up(state)
                 break
 
     def _verdict(self) -> StepFailed | None:
@@ -110,6 +107,14 @@ class _Stage:
 
     def _in_order(self) -> list[StepState]:
         return [self._run.states[index] for index in self._position]
+
+
+def leaves_unit_whole(failure: StepFailed | None) -> bool:
+    """Whether a unit can go on after this failure of a step with a savepoint.
+
+    Not after a call was cut off, nor after a deadlock or a lost connection, which end the store's transaction.
+    """
+    return failure is not None and not isinstance(failure.reason, TransientError | TimedOut)
 
 
 def _listed(step: Step) -> int:

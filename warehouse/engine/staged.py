@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import anyio
 
 from warehouse.engine.choose import is_alone
 from warehouse.engine.commit import apply, commit, unknown
-from warehouse.engine.compensate import Unreachable, redo, undo
+from warehouse.engine.compensate import redo, undo
 from warehouse.engine.plan import Step
 from warehouse.engine.retry import Retries
 from warehouse.engine.run import OpenUnit, Run, StepState, locks
@@ -30,7 +31,7 @@ async def run_staged(run: Run, steps: Sequence[Step]) -> None:
             await rollback(run)
         if failure is None:
             return
-        if not await retries.again(failure):
+        if not await retries.again(failure) and not run.let_off(failure):
             blame(run, failure)
             return
         run.reset()
@@ -47,8 +48,8 @@ async def _attempt(
         return failure
     try:
         return await conclude(run)
-    except TransactionConflict as conflict:
-        return conflict
+    except (StepFailed, TransactionConflict) as refused:
+        return refused
 
 
 def blame(run: Run, failure: StepFailed | TransactionConflict) -> None:
@@ -100,7 +101,8 @@ async def _commit_alone(run: Run, changed: Sequence[OpenUnit]) -> StepFailed | N
             raise conflict
         error = await commit(run, opened)
         if error is not None and error.outcome_unknown:
-            raise unknown(run, f"{opened.participant.tag} lost the reply to its commit") from error
+            text = f"{opened.participant.tag} lost the reply to its commit"
+            raise unknown(run, text, journaled=False) from error
         if error is not None:
             return run.fail(opened.steps[-1], error, error.__cause__ or error)
     run.end("completed")
@@ -130,10 +132,12 @@ async def _carry_out(run: Run, changed: Sequence[OpenUnit]) -> StepFailed | None
                 return await _backward(run, failure, applied)
     held = [opened for opened in changed if opened.holds]
     failures = await _commit_all(run, held)
-    done = [opened for opened in held if opened.participant.identity not in failures]
-    failure = await _forward(run, held, failures, done)
-    if failure is not None:
-        return await _backward(run, failure, [*applied, *(state for unit in done for state in unit.steps)])
+    stuck = await _forward(run, held, failures)
+    if stuck is not None:
+        opened, error = stuck
+        made = [*applied, *_committed(held, failures)]
+        failure = run.fail(opened.steps[-1], error, error.__cause__ or error)
+        return await _backward(run, failure, made)
     await finish(run, "completed")
     run.end("completed")
     return None
@@ -158,9 +162,12 @@ async def _commit_all(run: Run, held: Sequence[OpenUnit]) -> dict[str, StoreErro
 
 
 async def _forward(
-    run: Run, held: Sequence[OpenUnit], failures: dict[str, StoreError], done: list[OpenUnit]
-) -> StepFailed | None:
-    """Drive on what did not commit, from the after images. What is done is added to `done`."""
+    run: Run, held: Sequence[OpenUnit], failures: dict[str, StoreError]
+) -> tuple[OpenUnit, StoreError] | None:
+    """Drive on what did not commit, from the after images; what is done leaves `failures`.
+
+    Returns the first unit for which that is impossible, and why. Raises OutcomeUnknown.
+    """
     for opened in held:
         error = failures.get(opened.participant.identity)
         if error is None:
@@ -168,14 +175,24 @@ async def _forward(
         await run.close([opened])
         try:
             residue = await redo(run, opened.participant, opened.steps)
-        except Unreachable as unreachable:
-            raise unknown(run, f"{opened.participant.tag} did not commit: {unreachable}") from error
         except StoreError as refused:
-            return run.fail(opened.steps[-1], refused, refused.__cause__ or refused)
+            return opened, refused
+        except Exception as broken:  # noqa: BLE001 - away for too long, or a mistake of the adapter
+            raise unknown(run, f"{opened.participant.tag} did not commit: {broken}") from error
         if residue:
-            return run.fail(opened.steps[-1], error, error.__cause__ or error)
-        done.append(opened)
+            return opened, error
+        del failures[opened.participant.identity]
     return None
+
+
+def _committed(held: Sequence[OpenUnit], failures: dict[str, StoreError]) -> list[StepState]:
+    """The steps of the units that committed, and (as not `known`) of those that may have."""
+    out: list[StepState] = []
+    for opened in held:
+        error = failures.get(opened.participant.identity)
+        if error is None or error.outcome_unknown:
+            out += [replace(state, known=error is None) for state in opened.steps]
+    return out
 
 
 async def _backward(run: Run, failure: StepFailed, states: Sequence[StepState]) -> StepFailed | None:

@@ -25,7 +25,7 @@ An adapter passes when this test module passes:
             return MyHarness()
 
 What an adapter does not declare in its capabilities is not tried: the test then passes, and the matrix that
-`warehouse.testing.matrix` prints says `refused`.
+`warehouse.testing.matrix` prints says `refused` (or `untried`, where the store holds no field for it).
 """
 
 from __future__ import annotations

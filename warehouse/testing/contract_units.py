@@ -150,17 +150,23 @@ class UnitContract:
         await bench.seed(ANN)
         request = bench.update({"count": 1}, {"count": {"$increment": 1}})
 
-        async def second() -> None:
-            with suppress(StoreContention):
-                await bench.do(request)
+        async def second() -> int:
+            try:
+                (step,) = await bench.do(request)
+            except StoreContention:
+                return 0
+            return step.affected
 
         async with bench.unit() as unit:
             step = await unit.execute(request)
             waiting = asyncio.create_task(second())
             await asyncio.sleep(0.05)
-            with suppress(StoreContention):
+            first = step.affected
+            try:
                 await bench.finish(unit, step)
-        await waiting
+            except StoreContention:
+                first = 0
+        assert first + await waiting == 1
         assert await bench.contents() == [bench.expected(ANN | {"count": 2})]
 
     @pytest.mark.parametrize("end", ["commit", "rollback"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
-from neo4j import READ_ACCESS, AsyncDriver, AsyncResult, AsyncSession, AsyncTransaction
+from neo4j import AsyncDriver, AsyncResult, AsyncSession, AsyncTransaction
 
 from warehouse.errors import StoreContention
 from warehouse_adapters.neo4j.errors import ConstraintName, translated
@@ -52,8 +52,9 @@ class Transaction:
         for locks by a setting of the server, if at all. The connection is then cut, which rolls back.
         """
         with translated(self._link.constraint), _bounded(self._patience):
-            if self._transaction is None:
+            if self._session is None:
                 self._session = self._link.driver.session(**self._link.session)
+            if self._transaction is None:
                 self._transaction = await self._session.begin_transaction()
             return await _reply(await self._transaction.run(statement, parameters))
 
@@ -80,9 +81,12 @@ class Transaction:
 
 
 async def read(link: Link, statement: str, **parameters: Any) -> list[Row]:
-    """The rows of a statement that only reads, in a transaction of its own; one round trip."""
+    """The rows of a statement in a transaction of its own; one round trip.
+
+    In a cluster the leader is asked, though it only reads: a follower may not know yet what was committed.
+    """
     with translated(link.constraint):
-        async with link.driver.session(default_access_mode=READ_ACCESS, **link.session) as session:
+        async with link.driver.session(**link.session) as session:
             return (await _reply(await session.run(statement, parameters))).rows
 
 

@@ -109,6 +109,8 @@ def _refused(field: str, why: str) -> InvalidOperation:
 
 def to_operand(value: Any) -> Any:
     """An operand of a condition, of the type that images have: a timedelta as the Duration it is stored as."""
+    if type(value) in {list, tuple, set, frozenset}:
+        return [to_operand(item) for item in value]
     if isinstance(value, timedelta):
         return Duration(days=value.days, seconds=value.seconds, microseconds=value.microseconds)
     return value

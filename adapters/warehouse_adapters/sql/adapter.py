@@ -19,9 +19,9 @@ from warehouse.errors import ConfigError, InvalidOperation, StoreError, UnknownE
 from warehouse.operations import AdapterType
 from warehouse.records import Entity, Record
 from warehouse_adapters.sql import statements
-from warehouse_adapters.sql.backends import create_engine, file_identity, parse
+from warehouse_adapters.sql.backends import check_folder, create_engine, file_identity, parse
 from warehouse_adapters.sql.conditions import render
-from warehouse_adapters.sql.dialects import Dialect, MySQL, PostgreSQL, SQLite
+from warehouse_adapters.sql.dialects import Dialect, MySQL, PostgreSQL
 from warehouse_adapters.sql.errors import translate
 from warehouse_adapters.sql.links import Link, Rows
 from warehouse_adapters.sql.schema import Reflection
@@ -36,7 +36,6 @@ class SqlSettings(AdapterSettings):
 
 
 _STATES: Final = {"committed": Outcome.COMMITTED, "aborted": Outcome.ROLLED_BACK}
-_MIN_SQLITE: Final = (3, 35)
 _MIN_RETURNING: Final = (10, 5)
 
 
@@ -53,6 +52,7 @@ class SqlAdapter:
         self._dialect: Dialect | None = None
         self._capabilities: Capabilities | None = None
         self._tables: dict[str, Table] = {}
+        self._age = 0
 
     @property
     def capabilities(self) -> Capabilities:
@@ -63,6 +63,7 @@ class SqlAdapter:
 
     async def connect(self) -> None:
         """See `Adapter.connect`."""
+        check_folder(self._url)
         dialect = self._open()
         try:
             with _translated():
@@ -144,20 +145,22 @@ class SqlAdapter:
         return self._dialect
 
     async def _acquire(self) -> Link:
-        with _translated():
-            link = self._backend.link(await self._connected.raw_connection())
-        try:
-            await link.prepare()
-        except BaseException:
+        while True:
+            with _translated():
+                link = self._backend.link(await self._connected.raw_connection())
+            try:
+                if await link.prepare(self._age):
+                    return link
+            except BaseException:
+                await self._discard(link)
+                raise
             await self._discard(link)
-            raise
-        return link
 
     async def _discard(self, link: Link) -> None:
+        if link.lost:
+            self._age += 1  # those that lie idle are most likely lost as well
         with anyio.CancelScope(shield=True):
             await link.discard()
-            if link.lost and self._engine is not None:
-                await self._engine.dispose()  # those that lie idle are most likely lost as well
 
     async def _once(self, sql: Sql) -> Rows:
         """One statement, outside of any transaction."""
@@ -180,8 +183,10 @@ class SqlAdapter:
             is_mariadb = bool(getattr(sync, "is_mariadb", False))
             dialect.returning = is_mariadb and version >= _MIN_RETURNING
             store = "MariaDB" if is_mariadb else "MySQL"
-        if isinstance(dialect, SQLite) and version < _MIN_SQLITE:
-            raise ConfigError(f"SQLite {'.'.join(map(str, version))} is too old: 3.35 is needed")
+        if version < dialect.oldest:
+            raise ConfigError(
+                f"{store} {'.'.join(map(str, version))} is too old: it takes {'.'.join(map(str, dialect.oldest))}"
+            )
         return Capabilities(
             store=store,
             version=".".join(str(part) for part in version if isinstance(part, int)),

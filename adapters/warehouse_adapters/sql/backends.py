@@ -110,6 +110,14 @@ def file_identity(url: URL) -> str:
     return uuid.uuid4().hex if in_memory(url) else str(Path(url.database or "").resolve())
 
 
+def check_folder(url: URL) -> None:
+    """Raise ConfigError where the folder of a SQLite database is missing: SQLite makes files only."""
+    if url.get_backend_name() == "sqlite" and not in_memory(url):
+        folder = Path(url.database or "").absolute().parent
+        if not folder.is_dir():
+            raise ConfigError(f"there is no folder {str(folder)!r}", field="url")
+
+
 def create_engine(backend: Backend, url: URL, settings: AdapterSettings) -> AsyncEngine:
     """The pool, not connected yet. Raises ConfigError where the driver is missing."""
     try:

@@ -19,7 +19,7 @@ _INT64 = range(-(2**63), 2**63)
 
 
 class Dialect(ABC):
-    """One kind of database.
+    """One kind of database; `oldest` is the first version that will do.
 
     * `mark`: a placeholder; `lock`: what makes a SELECT lock its rows; `rows`: what stands before a list of
       composite keys after IN.
@@ -30,6 +30,7 @@ class Dialect(ABC):
     """
 
     name: ClassVar[str]
+    oldest: ClassVar[tuple[int, ...]] = ()
     mark: ClassVar[str] = "%s"
     lock: ClassVar[str] = " FOR UPDATE"
     rows: ClassVar[str] = ""
@@ -127,9 +128,10 @@ class Dialect(ABC):
 
 
 class PostgreSQL(Dialect):
-    """PostgreSQL 12 or later, by psycopg."""
+    """PostgreSQL 13 or later, by psycopg."""
 
     name = "PostgreSQL"
+    oldest = (13,)
     one_statement = True
     text_json = False
 
@@ -172,7 +174,7 @@ class PostgreSQL(Dialect):
             return self._json(column, value)
         if isinstance(value, datetime) and value.tzinfo is not None and not column.zoned:
             return value.astimezone(UTC).replace(tzinfo=None)
-        return list(value) if column.kind == "array" else value
+        return values.uniform(value) if column.kind == "array" else value
 
     def _json(self, column: Column, value: Any) -> Any:
         from psycopg.types.json import Json, Jsonb
@@ -185,7 +187,8 @@ class MySQL(Dialect):
     """MariaDB 10.5 or later, or MySQL 8, by asyncmy.
 
     Its collations ignore case and trailing blanks, so text is compared as bytes, which for UTF-8 is the order
-    of the code points. A FLOAT is read as the double that it is, since its text has six digits only.
+    of the code points. A FLOAT is read as the double that it is, since its text has six digits only. Sessions
+    are in UTC: in any zone with summer time, a TIMESTAMP of the doubled hour reads back as another.
     """
 
     name = "MariaDB"
@@ -250,6 +253,7 @@ class SQLite(Dialect):
     """
 
     name = "SQLite"
+    oldest = (3, 35)
     mark = "?"
     lock = ""
     rows = "VALUES "

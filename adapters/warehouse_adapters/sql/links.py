@@ -20,7 +20,7 @@ from warehouse_adapters.sql.errors import translate
 from warehouse_adapters.sql.tables import Sql
 
 Rows: TypeAlias = Sequence[Sequence[Any]]
-_READY = "warehouse.ready"
+_AGE = "warehouse.age"
 _TIMEOUT = "warehouse.timeout"
 # How long SQLite waits for a lock at a time.
 _SLICE_MS = 50
@@ -39,11 +39,13 @@ class Link(ABC):
         self.lost = False
         self.last_id = 0
 
-    async def prepare(self) -> None:
-        """Set the connection up, the first time that it is used."""
-        if _READY not in self._pooled.info:
+    async def prepare(self, age: int) -> bool:
+        """Set the connection up, the first time that it is used; False if it is of another age."""
+        known = self._pooled.info.get(_AGE)
+        if known is None:
             await self._setup()
-            self._pooled.info[_READY] = True
+            self._pooled.info[_AGE] = age
+        return known in {None, age}
 
     async def run(self, sql: Sql) -> Rows:
         """Execute one statement; its rows, if it returns any."""
@@ -73,6 +75,16 @@ class Link(ABC):
         except Exception as error:
             found = self._translated(error)
             raise (StoreOutcomeUnknown(found.message) if self.lost else found) from error
+
+    async def rollback(self) -> bool:
+        """Give the transaction up; False where the connection does not do even that."""
+        if self.lost:
+            return False
+        try:
+            await self._execute("ROLLBACK", ())
+        except Exception:  # noqa: BLE001 - whatever it is, the connection is of no use any more
+            return False
+        return True
 
     def release(self) -> None:
         """Give the connection back to the pool."""
@@ -153,6 +165,7 @@ class AsyncmyLink(Link):
 
     async def _setup(self) -> None:
         await self._execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", ())
+        await self._execute("SET SESSION time_zone = '+00:00'", ())
         # Its way to escape bytes is unsafe in this mode.
         await self._execute("SET SESSION sql_mode = REPLACE(@@sql_mode, 'NO_BACKSLASH_ESCAPES', '')", ())
 

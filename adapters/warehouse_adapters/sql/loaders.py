@@ -16,7 +16,7 @@ _AS_TEXT: Final = (
     "inet cidr int4range int8range numrange daterange tsrange tstzrange int4multirange int8multirange"
     " nummultirange datemultirange tsmultirange tstzmultirange record"
 ).split()
-_BOUNDED: Final = ("date", "timestamp", "timestamptz", "interval")
+_BOUNDED: Final = ("date", "time", "timetz", "timestamp", "timestamptz", "interval")
 
 
 class TextLoader(Loader):
@@ -27,7 +27,7 @@ class TextLoader(Loader):
 
 
 class BoundedLoader(Loader):
-    """What psycopg makes of the value, or its text: infinite, before year 1 or after 9999, counted in months."""
+    """What psycopg makes of the value, or its text: infinite, out of its range, counted in months."""
 
     def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
         super().__init__(oid, context)

@@ -63,6 +63,9 @@ _TRIGGERS: Final = {
         SELECT 0, count(*) FROM {schema}.sqlite_master
         WHERE type = 'trigger' AND ?1 <> '' AND lower(tbl_name) = lower(?2)""",
 }
+_CHECKS: Final = """
+    SELECT check_clause FROM information_schema.check_constraints
+    WHERE constraint_schema = %s AND table_name = %s"""
 _PARTIAL: Final = ("postgresql_where", "sqlite_where", "mysql_length", "mariadb_length")
 _JSON_CHECK: Final = re.compile(r"json_valid\(`(.+)`\)", re.IGNORECASE)
 
@@ -160,10 +163,10 @@ class Reflection:
 
     def _json_columns(self, place: _Place) -> frozenset[str]:
         """MariaDB's JSON is text with a check; by that it is known."""
-        if self._dialect.name != "MariaDB":
+        if self._dialect.name != "MariaDB" or not getattr(self._connection.dialect, "is_mariadb", False):
             return frozenset()
-        checks = self._inspector.get_check_constraints(place.table, place.schema)
-        found = (_JSON_CHECK.fullmatch(check["sqltext"].strip()) for check in checks)
+        rows = self._ask({"MariaDB": _CHECKS}, place)
+        found = (_JSON_CHECK.fullmatch(clause) for (clause,) in rows)
         return frozenset(match.group(1) for match in found if match)
 
     def _keys(self, place: _Place) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
@@ -171,12 +174,16 @@ class Reflection:
         where = place.table, place.schema
         primary = tuple(self._inspector.get_pk_constraint(*where)["constrained_columns"])
         unique: dict[str, tuple[str, ...]] = {}
-        for constraint in self._inspector.get_unique_constraints(*where):
-            columns = tuple(constraint["column_names"])
-            unique[constraint["name"] or ", ".join(columns)] = columns
-        for index in self._inspector.get_indexes(*where):
-            name, options = index["name"] or "", index.get("dialect_options") or {}
-            if any(options.get(option) for option in _PARTIAL) or None in index["column_names"]:
+        options: dict[str, Any] = {}
+        if self._dialect.name == "SQLite":
+            # Its constraints are read from the text of the table, some not at all; their indexes are there.
+            options = {"include_auto_indexes": True}
+        else:
+            for constraint in self._inspector.get_unique_constraints(*where):
+                unique[constraint["name"] or ""] = tuple(constraint["column_names"])
+        for index in self._inspector.get_indexes(*where, **options):
+            name, details = index["name"] or "", index.get("dialect_options") or {}
+            if any(details.get(detail) for detail in _PARTIAL) or None in index["column_names"]:
                 unique.pop(name, None)  # MySQL lists an index on a prefix as a constraint, too
             elif index["unique"]:
                 unique.setdefault(name, tuple(str(column) for column in index["column_names"]))

@@ -67,10 +67,12 @@ def insert(
     `override` writes numbers that the store would give itself.
     """
     columns = [table.column(name) for name in names]
-    shape = (tuple(names), len(records), override)
-    text = table.inserts.get(shape)
+    shape = (tuple(names), override)
+    text = table.inserts.get(shape) if len(records) == 1 else None
     if text is None:
-        text = table.inserts[shape] = _insert_text(dialect, table, columns, len(records), override)
+        text = _insert_text(dialect, table, columns, len(records), override)
+        if len(records) == 1:
+            table.inserts[shape] = text
     return Sql(
         text, tuple(dialect.bind(column, record[column.name]) for record in records for column in columns)
     )

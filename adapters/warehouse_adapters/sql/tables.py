@@ -110,7 +110,7 @@ class Table:
 
     @cached_property
     def inserts(self) -> dict[tuple[Any, ...], str]:
-        """The texts of INSERT statements, by their shape."""
+        """The texts of statements that insert one row, by its fields."""
         return {}
 
     def column(self, path: str) -> Column:

@@ -100,7 +100,8 @@ class SqlUnit:
             return
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(_GRACE):
-                if await _rolled_back(link):
+                if await link.rollback():
+                    link.release()
                     return
             with anyio.move_on_after(_GRACE):
                 await self._connections.discard(link)
@@ -161,15 +162,3 @@ async def _execute_apart(work: Work, request: Request) -> list[Change] | StoreEr
 def _late(error: InvalidOperation) -> StoreError:
     """The engine has `check` refuse what does not fit; what comes this late was brought by a reference."""
     return StoreError(error.message, entity=error.entity, field=error.field, hint=error.hint)
-
-
-async def _rolled_back(link: Link) -> bool:
-    """Whether the transaction was given up and the connection went back to the pool."""
-    if link.lost:
-        return False
-    try:
-        await link.run(Sql("ROLLBACK"))
-    except StoreError:
-        return False
-    link.release()
-    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -116,3 +117,34 @@ def json_text(column: Column, value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidOperation(f"the value cannot be written as JSON: {error}", field=column.name) from None
+
+
+def uniform(array: Any) -> list[Any]:
+    """`array` with elements of one type, as psycopg wants them: numbers as Decimal, any others as text."""
+    kinds = {type(leaf) for leaf in _leaves(array)} - {type(None)}
+    if len(kinds) <= 1:
+        return list(array)
+    if kinds <= {int, float, Decimal}:
+        return _mapped(array, lambda leaf: Decimal(repr(leaf)) if isinstance(leaf, float) else Decimal(leaf))
+    return _mapped(array, _text)
+
+
+def _leaves(array: Any) -> Iterator[Any]:
+    for item in array:
+        if isinstance(item, list | tuple):
+            yield from _leaves(item)
+        else:
+            yield item
+
+
+def _mapped(array: Any, convert: Callable[[Any], Any]) -> list[Any]:
+    return [
+        _mapped(item, convert) if isinstance(item, list | tuple) else None if item is None else convert(item)
+        for item in array
+    ]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, timedelta):
+        return f"{value.days} days {value.seconds} seconds {value.microseconds} microseconds"
+    return value.isoformat() if isinstance(value, date | time) else str(value)
