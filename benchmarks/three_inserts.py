@@ -97,59 +97,51 @@ async def measure(url: str, rounds: int, warm_up: int) -> tuple[list[float], lis
     return raws, mine
 
 
-async def wal_syncs(connection: psycopg.AsyncConnection[Any]) -> int:
-    await connection.execute("SELECT pg_stat_clear_snapshot()")
-    await asyncio.sleep(1.2)
-    row = await (await connection.execute("SELECT wal_sync FROM pg_stat_wal")).fetchone()
-    return int(row[0]) if row else 0
-
-
 async def count(url: str, times: int) -> dict[str, dict[str, float]]:
     """Per transaction: round trips to PostgreSQL, its WAL syncs, reads and durable writes of the journal."""
     where = make_url(url)
     out: dict[str, dict[str, float]] = {}
-    observer = await psycopg.AsyncConnection.connect(**connection_info(url), autocommit=True)
-    async with observer:
-        for name in ("raw", "ours"):
-            trips = RoundTrips()
-            with tempfile.TemporaryDirectory() as folder:
-                async with proxy(where.host or "127.0.0.1", where.port or 5432, trips) as port:
-                    through = where.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
-                    figures = await (count_raw if name == "raw" else count_ours)(
-                        through, folder, times, trips, observer
-                    )
-            out[name] = {key: value / times for key, value in figures.items()}
+    for name, work in {"raw": count_raw, "ours": count_ours}.items():
+        trips = RoundTrips()
+        with tempfile.TemporaryDirectory() as folder:
+            async with proxy(where.host or "127.0.0.1", where.port or 5432, trips) as port:
+                through = where.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+                syncs = await wal_syncs(url)
+                figures = await work(through, folder, times, trips)
+                figures["WAL syncs"] = await wal_syncs(url) - syncs
+        out[name] = {key: value / times for key, value in figures.items()}
     return out
 
 
-async def count_raw(
-    url: str, _: str, times: int, trips: RoundTrips, observer: psycopg.AsyncConnection[Any]
-) -> dict[str, int]:
+async def wal_syncs(url: str) -> int:
+    """How often PostgreSQL has synced its log; a backend's own are in only once it has ended."""
+    await asyncio.sleep(0.5)
     async with await psycopg.AsyncConnection.connect(**connection_info(url), autocommit=True) as connection:
-        for _number in range(10):
-            await raw(connection)
-        before, syncs = trips.count, await wal_syncs(observer)
+        row = await (await connection.execute("SELECT wal_sync FROM pg_stat_wal")).fetchone()
+        return int(row[0]) if row else 0
+
+
+async def count_raw(url: str, _: str, times: int, trips: RoundTrips) -> dict[str, int]:
+    async with await psycopg.AsyncConnection.connect(**connection_info(url), autocommit=True) as connection:
+        before = trips.count
         for _number in range(times):
             await raw(connection)
-        return {"round trips": trips.count - before, "WAL syncs": await wal_syncs(observer) - syncs}
+        return {"round trips": trips.count - before}
 
 
-async def count_ours(
-    url: str, folder: str, times: int, trips: RoundTrips, observer: psycopg.AsyncConnection[Any]
-) -> dict[str, int]:
+async def count_ours(url: str, folder: str, times: int, trips: RoundTrips) -> dict[str, int]:
     async with warehouse(url, folder) as client:
+        await client.participants()
+        await client.explain(OPERATIONS)
         journal = CountingJournal(client._engine.journal)  # noqa: SLF001 - counted from outside
         client._engine.journal = journal  # type: ignore[assignment]  # noqa: SLF001
-        for _number in range(10):
-            await ours(client)
-        before, syncs, reads, writes = trips.count, await wal_syncs(observer), journal.reads, journal.writes
+        before = trips.count
         for _number in range(times):
             await ours(client)
         return {
             "round trips": trips.count - before,
-            "WAL syncs": await wal_syncs(observer) - syncs,
-            "journal reads": journal.reads - reads,
-            "journal writes": journal.writes - writes,
+            "journal reads": journal.reads,
+            "journal writes": journal.writes,
         }
 
 

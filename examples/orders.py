@@ -76,7 +76,9 @@ def main() -> None:
         }.items():
             result = place(warehouse, order, "user-7", items, amount="120.00")
             print(f"{order}: {result.status}" + (f" - {result.error}" if result.error else ""))
-        print("stock:", {row["product"]: row["quantity"] for row in warehouse.find(STOCK)})
+        print(
+            "stock:", {row["product"]: row["quantity"] for row in warehouse.find(STOCK, order_by=["product"])}
+        )
         for source in (ORDERS, PAYMENTS, EVENTS, BEHAVIOURS):
             print(f"{source['entity']}: {len(warehouse.find(source))}")
 

@@ -13,7 +13,7 @@ import anyio
 from warehouse.config import load, read
 from warehouse.engine.engine import Engine
 from warehouse.engine.explain import describe
-from warehouse.engine.options import BeginOptions, TransactionOptions, make_options
+from warehouse.engine.options import BeginOptions, TransactionOptions, check_option, make_options
 from warehouse.engine.supervise import supervise
 from warehouse.errors import InvalidOperation, ReadConflict
 from warehouse.interactive import AsyncTransaction
@@ -106,6 +106,7 @@ class AsyncWarehouse:
         compensates and propagates. A commit that fails raises TransactionCompensated or TransactionFailed
         (`raise_on_failure=False` leaves that to `tx.result`).
         """
+        check_option("name", name)
         chosen = replace(make_options(self._defaults, options, BeginOptions), name=name)
         return AsyncTransaction(self.open, self._engine, chosen)
 
@@ -147,6 +148,7 @@ class AsyncWarehouse:
             raise InvalidOperation(
                 "a lock ends with its transaction", field="lock", hint="use `tx.find` in a begin() block"
             )
+        check_option("timeout", timeout)
         query = {
             "where": where,
             "fields": fields,

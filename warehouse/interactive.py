@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from warehouse.engine.choose import check_step, choose
 from warehouse.engine.engine import Engine
 from warehouse.engine.options import Options
-from warehouse.engine.plan import plan_step
+from warehouse.engine.plan import check, draft
 from warehouse.engine.retry import is_contention
-from warehouse.engine.run import Run
+from warehouse.engine.run import Run, StepState
 from warehouse.engine.saga import Saga
+from warehouse.engine.stage import leaves_unit_whole
 from warehouse.engine.staged import blame, conclude, rollback
 from warehouse.engine.supervise import supervise
 from warehouse.errors import (
     AlreadyFinished,
     InvalidOperation,
+    OutcomeUnknown,
     StepFailed,
     StoreError,
     TransactionConflict,
     TransactionExpired,
+    WarehouseError,
 )
-from warehouse.operations import AdapterType, Source, parse
+from warehouse.operations import AdapterType, parse
 from warehouse.records import project
 from warehouse.results import Rows, TransactionResult
 
@@ -44,84 +48,100 @@ class AsyncTransaction:
         self._engine = engine
         self._options = options
         pattern, _ = choose(options, ())
-        self._run = Run(options, engine.journal, pattern)
+        self._run = Run(options, engine.journal, pattern, time.monotonic())
         self._saga = Saga(self._run) if pattern == "saga" else None
         self._lock = anyio.Lock()
+        self._phase: Literal["new", "open", "left"] = "new"
         self._failure: StepFailed | None = None
+        self._unknown: OutcomeUnknown | None = None
         self._expired = False
         self._watch: asyncio.Task[None] | None = None
-        self.result_or_none: TransactionResult | None = None
+        self._result: TransactionResult | None = None
 
     @property
     def result(self) -> TransactionResult:
-        """How it ended; AlreadyFinished's opposite, an InvalidOperation, while it runs."""
-        if self.result_or_none is None:
+        """How it ended. Raises InvalidOperation while it runs, OutcomeUnknown where that cannot be told."""
+        if self._unknown is not None:
+            raise self._unknown
+        if self._result is None:
             raise InvalidOperation("the transaction has not ended", hint="read `result` after the block")
-        return self.result_or_none
+        return self._result
 
     # The block
 
     async def __aenter__(self) -> Self:
+        if self._phase != "new":
+            raise AlreadyFinished("the transaction was entered before", hint="begin() another")
         await self._open()
+        self._run.started = time.monotonic()
         self._run.since = await self._engine.journal.sequence()
+        self._phase = "open"
         self._watch = asyncio.ensure_future(self._expire())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watch
-        if error is not None:
-            await supervise(lambda: self._abandon(self._failure or _left(error)), self._options.grace)
-            return
-        if self._failure is not None:
-            failure = self._failure
-            await supervise(lambda: self._abandon(failure), self._options.grace)
-        else:
-            await supervise(self._commit, self._options.grace)
-        if self._options.raise_on_failure:
+        self._phase = "left"
+        await supervise(lambda: self._leave(error), self._options.grace)
+        if error is None and self._options.raise_on_failure:
+            failure = self._run.error
+            if self.result.status == "compensated" and failure and is_contention(failure.reason):
+                raise _conflict(failure) from failure
             self.result.raise_for_status()
 
-    async def _commit(self) -> None:
+    async def _leave(self, error: BaseException | None) -> None:
+        """Commit, or roll back what is held and undo what a saga committed."""
         try:
-            if self._saga is not None:
-                await self._saga.complete()
+            if self._watch is not None:
+                self._watch.cancel()
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait({self._watch})
+            if error is None and self._failure is None:
+                await checkpoint_if_cancelled()
+                await self._commit()
             else:
-                failure = await conclude(self._run)
-                if failure is not None:
-                    blame(self._run, failure)
-        except TransactionConflict as conflict:
-            blame(self._run, conflict)
+                await self._abandon(self._failure or _left(error))
+        except asyncio.CancelledError as cancelled:
+            await self._abandon(_left(cancelled))
+            raise
+        except OutcomeUnknown as unknown:
+            self._unknown = unknown
             raise
         finally:
-            await self._end()
+            await rollback(self._run)
+            if self._run.status is not None:
+                self._result = self._run.result()
+
+    async def _commit(self) -> None:
+        if self._saga is not None:
+            await self._saga.complete()
+            return
+        try:
+            failure = await conclude(self._run)
+        except (StepFailed, TransactionConflict) as refused:
+            blame(self._run, refused)
+        else:
+            if failure is not None:
+                blame(self._run, failure)
 
     async def _abandon(self, failure: StepFailed) -> None:
-        """Roll back what is held; undo what a saga committed."""
-        try:
+        if self._unknown is None and self._run.status is None:
             if self._saga is not None:
                 await self._saga.abandon(failure)
             else:
                 self._run.end("compensated", failure)
-        finally:
-            await self._end()
-
-    async def _end(self) -> None:
-        await rollback(self._run)
-        if self._run.status is not None:
-            self.result_or_none = self._run.result()
 
     async def _expire(self) -> None:
         await asyncio.sleep(self._run.remaining)
         async with self._lock:
             self._expired = True
-            text = f"the transaction's timeout of {self._options.timeout} s ran out"
-            self._failure = self._failure or StepFailed(text, hint="raise `timeout`")
-            self._failure.__cause__ = self._failure.__cause__ or TimeoutError(text)
+            self._note(self._too_late())
             await rollback(self._run)
+
+    def _too_late(self) -> TransactionExpired:
+        text = f"the transaction's timeout of {self._options.timeout} s ran out"
+        return TransactionExpired(text, hint="raise `timeout`")
 
     # Steps
 
@@ -201,6 +221,9 @@ class AsyncTransaction:
 
         async def read() -> list[dict[str, Any]]:
             participant, prepared = await self._engine.query(source, query)
+            if lock and (self._saga is not None or not participant.adapter.capabilities.holds):
+                who = "a saga" if self._saga is not None else participant.adapter.capabilities.store
+                raise InvalidOperation(f"{who} keeps no locks", field="lock", tag=tag)
             if self._saga is not None:
                 records = await participant.adapter.find(prepared)
             else:
@@ -212,64 +235,87 @@ class AsyncTransaction:
     async def _step(
         self, kind: str, type_: AdapterType | None, tag: str, entity: str | None, content: Mapping[str, Any]
     ) -> Rows:
-        index = len(self._run.states)
-        name = str(content.get("name") or f"step_{index}")
-        relationship = content.get("relationship")
-        source = {"type": type_, "tag": tag, "entity": entity, "relationship": relationship}
-        rest = {key: value for key, value in content.items() if key != "relationship" and value is not None}
-        operation = parse({"operation": kind, "from": source, **rest}, name)
-        names = [state.step.name for state in self._run.states.values()]
-        if name in names:
-            raise InvalidOperation("two steps have this name", step=name, hint="names must differ")
-
         async def execute() -> Rows:
-            step = await plan_step(operation, index, [*names, name], self._engine.registry)
+            names = [state.step.name for state in self._run.states.values()]
+            name = str(content.get("name") or f"step_{len(names)}")
+            rest = {key: item for key, item in content.items() if key != "relationship" and item is not None}
+            source = _source(type_, tag, entity, content.get("relationship"))
+            operation = parse({**rest, "operation": kind, "from": source}, name)
+            if name in names:
+                raise InvalidOperation("two steps have this name", step=name, hint="names must differ")
+            registry = self._engine.registry
+            step = await check(draft(operation, len(names), [*names, name], registry), registry)
             check_step(step, self._run.pattern, alone=False)
             state = self._run.add(step)
-            if self._saga is not None:
-                failure = await self._saga.run_step(step)
-                if failure is not None:
-                    raise failure
-            else:
-                await self._run.execute(step)
-            records = [project(record, operation_returning(operation)) for record in state.rows()]
+            await self._execute(state)
+            records = [project(record, step.operation.returning) for record in state.rows()]
             return Rows(records, state.done.affected if state.done else 0)
 
         return await self._call(execute)
 
+    async def _execute(self, state: StepState) -> None:
+        """Run a step; one that may fail, and does without harm to its unit, has no rows."""
+        if self._saga is not None:
+            failure = await self._saga.run_step(state.step)
+            if failure is not None:
+                raise failure
+            return
+        try:
+            await self._run.execute(state.step)
+        except StepFailed as failure:
+            if not (state.step.operation.allow_fail and leaves_unit_whole(failure)):
+                raise
+            state.status = "tolerated"
+
     async def _call(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run one call of the block; any failure of a store ends the transaction."""
+        """Run one call of the block; any failure but a mistake of the caller ends the transaction."""
         self._check_usable()
 
         async def locked() -> T:
             async with self._lock:
                 self._check_usable()
-                with anyio.fail_after(max(self._run.remaining, 0)):
+                with anyio.move_on_after(max(self._run.remaining, 0)):
                     return await work()
+                raise self._too_late()
 
         try:
             return await supervise(locked, self._options.grace)
-        except StepFailed as failure:
-            self._failure = failure
-            if is_contention(failure.reason):
-                conflict = TransactionConflict(failure.message, hint="run the block again")
-                conflict.locate(step=failure.step, tag=failure.tag, entity=failure.entity)
-                raise conflict from failure
+        except InvalidOperation:
             raise
         except StoreError as error:
+            raise self._note(error) from error.__cause__ or error
+        except BaseException as error:
+            failure = self._note(error)
+            if is_contention(failure.reason):
+                raise _conflict(failure) from failure
+            raise
+
+    def _note(self, error: BaseException) -> StepFailed:
+        """Remember why the block can only roll back."""
+        if isinstance(error, OutcomeUnknown):
+            self._unknown = error
+        if self._failure is not None:
+            return self._failure
+        if isinstance(error, StepFailed):
+            self._failure = error
+        elif isinstance(error, WarehouseError):
             self._failure = StepFailed(error.message, tag=error.tag, entity=error.entity, hint=error.hint)
+            self._failure.reason = error
+        else:
+            what = "was cancelled" if isinstance(error, asyncio.CancelledError) else f"failed: {error!r}"
+            self._failure = StepFailed(f"a call of the block {what}")
+        if self._failure is not error:
             self._failure.__cause__ = error.__cause__ or error
-            raise self._failure from self._failure.__cause__
-        except TimeoutError as error:
-            self._failure = StepFailed(f"the transaction's timeout of {self._options.timeout} s ran out")
-            self._failure.__cause__ = error
-            raise TransactionExpired(self._failure.message, hint="raise `timeout`") from error
+        return self._failure
 
     def _check_usable(self) -> None:
-        if self.result_or_none is not None:
-            raise AlreadyFinished(f"the transaction has ended: {self.result_or_none.status}")
+        if self._phase == "new":
+            raise InvalidOperation("the block was not entered", hint="use `with warehouse.begin() as tx`")
+        if self._phase == "left":
+            ended = "" if self._result is None else f": {self._result.status}"
+            raise AlreadyFinished(f"the transaction has ended{ended}")
         if self._expired:
-            raise TransactionExpired(f"the transaction outlived its timeout of {self._options.timeout} s")
+            raise self._too_late()
         if self._failure is not None:
             raise StepFailed(
                 f"the transaction failed before ({self._failure}) and can only roll back",
@@ -277,19 +323,24 @@ class AsyncTransaction:
             )
 
 
-def operation_returning(operation: Any) -> Sequence[str] | None:
-    """The fields that an operation wants back; None: all."""
-    returning: Sequence[str] | None = operation.returning
-    return returning
-
-
 def _source(
     type_: AdapterType | None, tag: str, entity: str | None, relationship: str | None
-) -> Source | dict[str, Any]:
+) -> dict[str, Any]:
     return {"type": type_, "tag": tag, "entity": entity, "relationship": relationship}
 
 
-def _left(error: BaseException) -> StepFailed:
-    failure = StepFailed(f"the block was left by {type(error).__name__}: {error}")
+def _left(error: BaseException | None) -> StepFailed:
+    failure = StepFailed(f"the block was left by {type(error).__name__}: {error}".removesuffix(": "))
     failure.__cause__ = error
     return failure
+
+
+def _conflict(failure: StepFailed) -> TransactionConflict:
+    """What tells the caller to run the block again."""
+    return TransactionConflict(
+        failure.message,
+        step=failure.step,
+        tag=failure.tag,
+        entity=failure.entity,
+        hint="run the block again",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -68,14 +69,21 @@ class Registry:
                 await participant.adapter.close()
 
 
+@cache
+def _available() -> dict[str, EntryPoint]:
+    """The installed adapters by name; to look for them takes milliseconds."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
 def _make(tag: str, raw: Mapping[str, Any]) -> Participant:
     if not isinstance(raw, Mapping):
         raise ConfigError(f"adapters.{tag} must be a table of settings", tag=tag)
-    available = {point.name: point for point in entry_points(group=GROUP)}
+    available = _available()
     kind = raw.get("adapter")
     if not isinstance(kind, str) or kind not in available:
+        problem = f"is {kind!r}" if "adapter" in raw else "is missing"
         hint = did_you_mean(str(kind), available)
-        raise ConfigError(f"adapters.{tag}.adapter is {kind!r}", tag=tag, hint=hint)
+        raise ConfigError(f"adapters.{tag}.adapter {problem}", tag=tag, hint=hint)
     adapter_class = _load(tag, available[kind])
     settings = validate(adapter_class.Settings, raw, ("adapters", tag))
     return Participant(tag=tag, adapter=adapter_class(settings), settings=settings)

@@ -45,7 +45,7 @@ class Neo4jServer(GraphHarness):
 
 
 class ArcadeDB(GraphHarness):
-    """Unique values are refused when the transaction commits, so the adapter looks them up, without a driver's error."""
+    """It refuses taken values when it commits, so the adapter looks them up: that is no error of a driver."""
 
     name = "arcadedb"
     unique = False

@@ -105,11 +105,15 @@ def delete(tag, where, **more):
 
 def statuses(result):
     """The steps' statuses, by their first letters: `c`ompleted, compensated as `u`ndone, `f`ailed, `s`kipped."""
-    return "".join("u" if step.status == "compensated" else step.status[0] for step in result.step_results.values())
+    return "".join(
+        "u" if step.status == "compensated" else step.status[0] for step in result.step_results.values()
+    )
 
 
 def change(before, after, written, key=1):
-    return Change(entity=Entity("things"), key={"id": key}, before=before, after=after, written=frozenset(written))
+    return Change(
+        entity=Entity("things"), key={"id": key}, before=before, after=after, written=frozenset(written)
+    )
 
 
 async def turns(number=5):

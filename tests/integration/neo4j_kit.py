@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 from uuid import uuid4
 
 import neo4j
@@ -15,7 +14,6 @@ from warehouse.config import EntityConfig
 from warehouse.errors import StoreContention
 from warehouse.records import Entity
 from warehouse_adapters.neo4j import Neo4jAdapter
-
 
 STORES = ("neo4j", "arcadedb")
 

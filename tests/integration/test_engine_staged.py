@@ -5,6 +5,7 @@ import time
 from itertools import permutations
 
 import pytest
+
 from integration.memory_world import (
     STORES,
     UNIQUE,
@@ -15,7 +16,6 @@ from integration.memory_world import (
     update,
     upsert,
 )
-
 from warehouse import (
     ConstraintViolated,
     InvalidOperation,
@@ -50,7 +50,12 @@ async def test_all_take_effect():
     async with World() as world:
         result = await world.run(*four(), name="four")
         assert result.raise_for_status() is result
-        assert (result.status, result.pattern, result.name, result.ok) == ("completed", "staged", "four", True)
+        assert (result.status, result.pattern, result.name, result.ok) == (
+            "completed",
+            "staged",
+            "four",
+            True,
+        )
         assert statuses(result) == "cccc"
         assert result.error is None
         assert not result.residue
@@ -62,7 +67,11 @@ async def test_all_take_effect():
 async def test_what_is_decided_is_durable_before_anything_is_visible():
     async with World() as world:
         await world.run(*four())
-        calls = [call for call in world.faults.calls if call.partition(".")[2] in ("decide", "write", "commit", "finish")]
+        calls = [
+            call
+            for call in world.faults.calls
+            if call.partition(".")[2] in ("decide", "write", "commit", "finish")
+        ]
         assert calls[:3] == ["journal.decide", "p.write", "q.write"]
         assert set(calls[3:5]) == {"a.commit", "b.commit"}
         assert calls[5:] == ["journal.finish"]
@@ -72,7 +81,10 @@ async def test_one_participant_needs_no_protocol_but_looks_at_the_locks():
     async with World() as world:
         result = await world.run(insert("a", {"id": 1}), insert("a", {"id": 2}))
         assert statuses(result) == "cc"
-        assert [call for call in world.faults.calls if call.startswith("journal.")] == ["journal.open", "journal.locked"]
+        assert [call for call in world.faults.calls if call.startswith("journal.")] == [
+            "journal.open",
+            "journal.locked",
+        ]
         assert world.faults.calls.index("journal.locked") > world.faults.calls.index("a.execute")
 
 
@@ -85,7 +97,9 @@ async def test_each_operation_and_many_records():
             for tag in "ap"
             for step in (
                 insert(tag, [{"id": 4, "n": 4}, {"id": 5, "n": 5}], returning=["n"]),
-                update(tag, {"n": {"$lte": 4}}, {"n": {"$increment": 10}}, expect={"affected_rows": {"$gte": 4}}),
+                update(
+                    tag, {"n": {"$lte": 4}}, {"n": {"$increment": 10}}, expect={"affected_rows": {"$gte": 4}}
+                ),
                 upsert(tag, [{"id": 5, "n": 50}, {"id": 6, "n": 60}]),
                 delete(tag, {"id": {"$in": [1, 6]}}, expect={"affected_rows": 2}),
             )
@@ -106,7 +120,10 @@ async def test_references_and_order():
         result = await world.run(
             insert("q", {"n": 7}, name="made"),
             insert("a", [{"id": 1}, {"id": 2}], name="many", after=["made"]),
-            insert("b", {"id": 1, "from": ref("made.id"), "all": ref("many.id"), "raw": {"$literal": {"$ref": "x"}}}),
+            insert(
+                "b",
+                {"id": 1, "from": ref("made.id"), "all": ref("many.id"), "raw": {"$literal": {"$ref": "x"}}},
+            ),
         )
         result.raise_for_status()
         made = result.step_results["made"].data[0]["id"]
@@ -147,7 +164,10 @@ async def test_tags_of_one_store_share_a_unit():
     shared = {"adapter": "memory", "options": {"shared": "test_tags_of_one_store"}}
     async with World({"one": shared, "two": shared, "p": STORES["p"]}) as world:
         result = await world.run(
-            insert("one", {"id": 1, "n": 1}), update("two", 1, {"n": 2}), insert("p", {"id": 1}), upsert("two", {"id": 1, "n": 3})
+            insert("one", {"id": 1, "n": 1}),
+            update("two", 1, {"n": 2}),
+            insert("p", {"id": 1}),
+            upsert("two", {"id": 1, "n": 3}),
         )
         result.raise_for_status()
         assert world.rows("one") == world.rows("two") == {1: {"n": 3}}
@@ -173,7 +193,9 @@ async def test_a_failure_while_staging(at, slow):
         assert statuses(result) == "uuu"[:at] + "f" + "sss"[: 3 - at]
         assert result.compensated_steps == [f"step_{n}" for n in range(at)]
         assert result.error == result.step_results[f"step_{at}"].error
-        assert result.error == f"step_{at} ({tag}, things): a record with the key {{'id': 1}} is there already"
+        assert (
+            result.error == f"step_{at} ({tag}, things): a record with the key {{'id': 1}} is there already"
+        )
         assert world.everything() == before
         assert await world.leftovers() == []
         assert "journal.decide" not in world.faults.calls
@@ -206,7 +228,8 @@ async def test_steps_of_a_store_before_the_failure_are_named():
 async def test_what_depends_on_a_skipped_step_is_skipped():
     async with World() as world:
         result = await world.run(
-            insert("a", {"id": 1}, after=["last"]), update("p", 1, {"n": 1}, expect={"affected_rows": 1}, name="last")
+            insert("a", {"id": 1}, after=["last"]),
+            update("p", 1, {"n": 1}, expect={"affected_rows": 1}, name="last"),
         )
         assert statuses(result) == "sf"
 
@@ -272,7 +295,7 @@ async def test_connecting_counts_towards_the_timeout():
         result = await world.run(*four(), timeout=0.1)
         assert time.monotonic() - started < 1
         assert result.status == "compensated"
-        assert "timeout of 0.1 s" in result.error
+        assert "it did not answer within the transaction's timeout" in result.error
         assert await world.leftovers() == []
 
 
@@ -297,11 +320,13 @@ async def test_a_value_that_cannot_be_journaled_fails_its_step():
         pass
 
     async with World() as world:
-        for operations in ([insert("a", {"id": 1}), insert("p", {"id": 1, "odd": Odd()})], [insert("p", {"id": 1, "odd": Odd()})]):
+        for odd in (Odd(), {1.5: 2}, "\ud800"):
             for pattern in ("staged", "saga"):
-                result = await world.run(*operations, pattern=pattern)
+                result = await world.run(
+                    insert("a", {"id": 1}), insert("p", {"id": 1, "odd": odd}), pattern=pattern
+                )
                 assert result.status == "compensated"
-                assert "cannot be journaled" in result.error
+                assert "cannot be journaled" in result.error or "surrogates not allowed" in result.error
                 assert list(result.step_results.values())[-1].status == "failed"
                 assert world.everything() == {tag: {} for tag in "abpq"}
                 assert await world.leftovers() == []
@@ -315,7 +340,9 @@ async def test_a_foreign_write_between_plan_and_write_stages_again():
         await world.fill("p", {"id": 1, "n": 5})
         await world.fill("a", {"id": 1, "n": 5})
         world.faults.before("p.write", lambda: world.foreign("p", 1, {"n": 50}))
-        result = await world.run(update("a", 1, {"n": {"$increment": 1}}), update("p", 1, {"n": {"$increment": 1}}))
+        result = await world.run(
+            update("a", 1, {"n": {"$increment": 1}}), update("p", 1, {"n": {"$increment": 1}})
+        )
         assert result.raise_for_status().step_results["step_1"].attempts == 2
         assert (world.rows("a"), world.rows("p")) == ({1: {"n": 6}}, {1: {"n": 51}})
         assert await world.leftovers() == []
@@ -388,7 +415,13 @@ async def test_a_foreign_write_meanwhile_becomes_residue():
         assert result.compensated_steps == ["step_0"]
         assert world.rows("p") == {1: {"n": 99, "m": 1, "other": 2}}
         (left,) = result.residue
-        assert (left.step, left.tag, left.entity, left.key, left.field) == ("step_1", "p", "things", {"id": 1}, "n")
+        assert (left.step, left.tag, left.entity, left.key, left.field) == (
+            "step_1",
+            "p",
+            "things",
+            {"id": 1},
+            "n",
+        )
         assert (left.expected, left.found, left.reason) == (6, 99, "conflict")
         with pytest.raises(TransactionFailed) as caught:
             result.raise_for_status()
@@ -406,7 +439,9 @@ async def test_a_write_without_a_reply_is_looked_up(made, settle):
         lost = world.faults.lose if made else world.faults.fail
         lost("p.write", StoreOutcomeUnknown("no reply"))
         result = await world.run(
-            insert("a", {"id": 1}), update("p", 1, {"n": {"$increment": 1}}), insert("p", [{"id": 2}, {"id": 3}])
+            insert("a", {"id": 1}),
+            update("p", 1, {"n": {"$increment": 1}}),
+            insert("p", [{"id": 2}, {"id": 3}]),
         )
         assert result.raise_for_status().step_results["step_1"].attempts == (1 if made else 2)
         assert world.rows("p") == {1: {"n": 6}, 2: {}, 3: {}}
@@ -455,7 +490,9 @@ async def test_a_store_that_raises_instead_of_answering_a_write():
     for error in (StoreUnavailable("gone"), StoreError("odd"), RuntimeError("a bug")):
         async with World(lock_timeout=0.1) as world:
             world.faults.fail("p.write", error, nth=2)
-            result = await world.run(insert("a", {"id": 1}), insert("p", {"id": 1}), insert("p", [{"id": 2}, {"id": 3}]))
+            result = await world.run(
+                insert("a", {"id": 1}), insert("p", {"id": 1}), insert("p", [{"id": 2}, {"id": 3}])
+            )
             assert result.status == "compensated"
             assert statuses(result) == "uuf"
             assert world.everything() == {tag: {} for tag in "abpq"}
@@ -488,6 +525,7 @@ async def test_a_commit_that_fails_is_driven_forward(victim):
 async def test_a_commit_that_cannot_be_driven_forward_goes_backward(victim):
     stores = {**STORES, "a": {**STORES["a"], **UNIQUE}, "b": {**STORES["b"], **UNIQUE}}
     async with World(stores) as world:
+
         async def refuse():
             await world.foreign(victim, 9, {"id": 9, "email": "x@y"})
             raise ConstraintViolated("deferred constraint")
@@ -522,7 +560,9 @@ async def test_a_commit_without_a_reply_is_looked_up(committed, alone):
         assert await world.leftovers() == []
 
 
-@pytest.mark.parametrize(("answer", "status"), [(Outcome.COMMITTED, "completed"), (Outcome.ROLLED_BACK, "compensated")])
+@pytest.mark.parametrize(
+    ("answer", "status"), [(Outcome.COMMITTED, "completed"), (Outcome.ROLLED_BACK, "compensated")]
+)
 async def test_a_store_that_can_be_asked_is_believed(answer, status):
     async with World() as world:
         world.faults.declare("a", asks=True)
@@ -616,21 +656,29 @@ async def test_undo_while_the_store_is_away_tries_until_grace_is_over():
             world.faults.fail("p.unit", StoreUnavailable("gone"), times=None)
 
         world.faults.before("q.write", prepare)
-        result = await world.run(insert("p", {"id": 2}), update("p", 1, {"n": 6}), insert("q", {"id": 1, "email": "x@y"}))
+        result = await world.run(
+            insert("p", {"id": 2}), update("p", 1, {"n": 6}), insert("q", {"id": 1, "email": "x@y"})
+        )
         assert (result.status, statuses(result)) == ("failed", "fff")
-        assert [(item.step, item.reason) for item in result.residue] == [("step_1", "unreachable"), ("step_0", "unreachable")]
+        assert [(item.step, item.reason) for item in result.residue] == [
+            ("step_1", "unreachable"),
+            ("step_0", "unreachable"),
+        ]
         assert "gone" in result.residue[0].detail
 
 
 async def test_a_bug_in_an_undo_does_not_keep_the_others_from_being_undone():
     async with World({**STORES, "b": {**STORES["b"], **UNIQUE}}, grace=0.3) as world:
+
         async def refuse():
             await world.foreign("b", 9, {"id": 9, "email": "x@y"})
             raise ConstraintViolated("deferred constraint")
 
         world.faults.before("b.commit", refuse)
         world.faults.fail("q.read", ZeroDivisionError("a bug"), times=None)
-        result = await world.run(insert("p", {"id": 1}), insert("q", {"id": 1}), insert("b", {"id": 1, "email": "x@y"}))
+        result = await world.run(
+            insert("p", {"id": 1}), insert("q", {"id": 1}), insert("b", {"id": 1, "email": "x@y"})
+        )
         assert result.status == "failed"
         assert [(item.tag, item.reason) for item in result.residue] == [("q", "unreachable")]
         assert world.rows("p") == {}
@@ -713,7 +761,9 @@ async def test_transient_errors_are_tried_again_as_often_as_asked_for():
             assert max(step.attempts for step in result.step_results.values()) == 4
             world.faults.clear()
             world.faults.fail(f"{tag}.execute", StoreUnavailable("gone"), times=4)
-            result = await world.run(*[delete(tag, 1) for tag in "abpq"], retry_on_failure=True, max_retries=3)
+            result = await world.run(
+                *[delete(tag, 1) for tag in "abpq"], retry_on_failure=True, max_retries=3
+            )
             assert not result.ok
 
 
@@ -863,7 +913,9 @@ async def test_a_step_has_its_own_time():
         result = await world.run(*four(), step_timeout=0.05)
         assert statuses(result) == "uufs"
         assert result.error == "step_2 (p, things): it took longer than 0.05 s"
-        result = await world.run(insert("a", {"id": 1}), insert("p", {"id": 1}, timeout=0.02), step_timeout=60)
+        result = await world.run(
+            insert("a", {"id": 1}), insert("p", {"id": 1}, timeout=0.02), step_timeout=60
+        )
         assert result.error == "step_1 (p, things): it took longer than 0.02 s"
         world.faults.clear()
         world.faults.fail("p.execute", TimeoutError("the driver's own"))
@@ -914,7 +966,10 @@ async def test_a_step_that_may_fail_never_takes_its_unit_with_it(error):
     async with World(lock_timeout=0.2) as world:
         world.faults.fail("a.execute", error, nth=2, times=1)
         result = await world.run(
-            insert("a", {"id": 1}), insert("a", {"id": 2}, allow_fail=True), insert("a", {"id": 3}), insert("p", {"id": 1})
+            insert("a", {"id": 1}),
+            insert("a", {"id": 2}, allow_fail=True),
+            insert("a", {"id": 3}),
+            insert("p", {"id": 1}),
         )
         assert result.status == "completed"
         assert set(world.rows("a")) >= {1, 3}
@@ -926,7 +981,9 @@ async def test_a_step_that_may_fail_and_always_does_is_left_out():
     async with World(lock_timeout=0.1) as world:
         world.faults.delay("q.execute", 5)
         result = await world.run(
-            insert("a", {"id": 1}), insert("q", {"id": 2}, allow_fail=True, timeout=0.05), insert("q", {"id": 1}, timeout=0.05, allow_fail=True)
+            insert("a", {"id": 1}),
+            insert("q", {"id": 2}, allow_fail=True, timeout=0.05),
+            insert("q", {"id": 1}, timeout=0.05, allow_fail=True),
         )
         assert (result.status, statuses(result)) == ("completed", "cff")
         assert world.rows("a") == {1: {}}
@@ -938,7 +995,8 @@ async def test_a_reference_to_a_step_that_was_let_off():
     async with World() as world:
         await world.fill("a", {"id": 1})
         result = await world.run(
-            insert("a", {"id": 1}, allow_fail=True, name="maybe"), insert("p", {"id": 1, "x": ref("maybe.id")})
+            insert("a", {"id": 1}, allow_fail=True, name="maybe"),
+            insert("p", {"id": 1, "x": ref("maybe.id")}),
         )
         assert (result.status, statuses(result)) == ("compensated", "ff")
         assert "'maybe.id' names a step that has no output" in result.error
@@ -947,7 +1005,9 @@ async def test_a_reference_to_a_step_that_was_let_off():
 async def test_expect_and_allow_fail_are_refused_together():
     async with World() as world:
         with pytest.raises(InvalidOperation) as caught:
-            await world.run(update("a", 1, {"n": 1}, expect={"affected_rows": 1}, allow_fail=True), insert("p", {"id": 1}))
+            await world.run(
+                update("a", 1, {"n": 1}, expect={"affected_rows": 1}, allow_fail=True), insert("p", {"id": 1})
+            )
         assert caught.value.field == "allow_fail"
         world.faults.declare("a", savepoints=False)
         with pytest.raises(InvalidOperation):

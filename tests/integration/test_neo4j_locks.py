@@ -11,6 +11,7 @@ from integration.neo4j_kit import STORES, kit_of, knows
 from warehouse import conditions
 from warehouse.adapter import Query
 from warehouse.errors import ConstraintViolated, StoreContention
+from warehouse_adapters.neo4j.work import Work
 
 pytestmark = pytest.mark.anyio
 TASKS, TURNS = 8, 20
@@ -105,6 +106,20 @@ async def test_upserts_of_one_key_make_one_node(kit):
     assert await kit.find(info) == [{"id": 1} | {f"by{number}": True for number in range(TASKS)}]
 
 
+async def test_an_upsert_that_comes_too_late_runs_again(kit, monkeypatch):
+    """Where the node came to be after it was looked for, MERGE finds it and writes nothing."""
+    info = await kit.info("Stock")
+    await kit.do(await kit.insert(info, {"id": 1, "by": "them"}))
+
+    async def nothing(work, shape, keys):
+        return [[] for _ in keys]
+
+    monkeypatch.setattr(Work, "lookup", nothing)
+    with pytest.raises(StoreContention):
+        await kit.do(await kit.upsert(info, {"id": 1, "by": "us"}))
+    assert await kit.find(info) == [{"id": 1, "by": "them"}]
+
+
 async def test_two_nodes_are_connected_once(kit):
     kit.unique("User")
     await kit.do(await kit.insert(await kit.info("User"), {"id": 1}, {"id": 2}))
@@ -159,8 +174,7 @@ async def test_a_deadlock_is_contention(kit):
                 await unit.execute(await kit.update(info, {"id": second}, {"by": first}))
                 await unit.commit()
                 results.append("committed")
-            except StoreContention as error:
-                assert error.__cause__ is not None
+            except StoreContention:
                 results.append("contention")
 
     await asyncio.gather(work(1, 2), work(2, 1))

@@ -202,6 +202,11 @@ async def test_a_delete_follows_a_table_that_refers_to_itself(store):
     assert [(change.key["id"], change.dependent) for change in changes] == [(3, True), (2, True), (1, False)]
     assert await store.undo(changes) == ["applied"] * 3
     assert await _everything(store) == before
+    changes = await store.do("delete", "e", where={"id": {"$gt": 0}})
+    assert [change.key["id"] for change in changes] == [3, 2, 1, 4]
+    assert not any(change.dependent for change in changes)
+    assert await store.undo(changes) == ["applied"] * 4
+    assert await _everything(store) == before
 
 
 @everywhere
@@ -283,7 +288,7 @@ async def test_lists_inside_json_columns(store):
 
 @only_mariadb
 async def test_without_returning_rows_are_read_back(store):
-    store.adapter._dialect.returning = False  # as MySQL
+    store.adapter._opened.returning = False  # as MySQL
     await store.sql("CREATE TABLE t (id bigint AUTO_INCREMENT PRIMARY KEY, a varchar(9) DEFAULT 'd')")
     changes = await store.do("insert", "t", records=[{"a": "x"}, {"id": 7}, {"a": "y"}])
     assert [change.after for change in changes] == [

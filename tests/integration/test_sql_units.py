@@ -1,5 +1,6 @@
 """SQL stores: transactions, time-outs, lost connections, what is described and what is said."""
 
+import sys
 import time
 from decimal import Decimal
 from uuid import uuid4
@@ -304,7 +305,7 @@ async def test_a_database_in_memory():
     store = Store("sqlite", "sqlite+aiosqlite://")
     await store.adapter.connect()
     try:
-        async with store.adapter._connected.connect() as connection:
+        async with store.adapter._pool._engine.connect() as connection:
             await connection.exec_driver_sql("CREATE TABLE t (id INTEGER PRIMARY KEY, n int)")
         await store.do("insert", "t", records=[{"id": 1, "n": 1}])
         assert await store.find("t") == [{"id": 1, "n": 1}]
@@ -396,3 +397,45 @@ async def test_sqlite_units_wait_for_each_other(store):
         for _ in range(20):
             group.start_soon(one)
     assert await store.sql("SELECT n FROM t") == [(21,)]
+
+
+@pytest.mark.parametrize(
+    ("url", "driver", "extra"),
+    [("postgresql://h/x", "psycopg", "postgres"), ("mysql://h/x", "asyncmy", "mysql")],
+)
+async def test_a_missing_driver_names_the_extra(monkeypatch, url, driver, extra):
+    monkeypatch.setitem(sys.modules, driver, None)
+    adapter = SqlAdapter(SqlAdapter.Settings(adapter="sql", url=url))
+    with pytest.raises(ConfigError, match=rf"pip install 'warehouse\[{extra}\]'"):
+        await adapter.connect()
+    await adapter.close()
+
+
+@everywhere
+async def test_cancelled_anywhere_nothing_is_half_done(store):
+    """Units cut off at any moment: each has both rows or none, and no connection keeps a transaction."""
+    await store.sql("CREATE TABLE t (id int PRIMARY KEY, pair int)")
+    info = await store.info("t")
+    done = set()
+
+    async def pair(number, seconds):
+        records = [{"id": 2 * number, "pair": number}, {"id": 2 * number + 1, "pair": number}]
+        with anyio.move_on_after(seconds):
+            async with store.unit(5) as unit:
+                for record in records:
+                    await unit.execute(await store.request("insert", "t", records=[record]))
+                await unit.commit()
+                done.add(number)
+
+    for round_ in range(6):
+        async with anyio.create_task_group() as group:
+            for number in range(10):
+                group.start_soon(pair, round_ * 10 + number, number * 0.006)
+    rows = await store.sql("SELECT pair, count(*) FROM t GROUP BY pair")
+    assert {count for _, count in rows} <= {2}
+    assert done <= {number for number, _ in rows}
+    assert 0 < len(done) < 60
+    async with store.unit() as unit:
+        assert len(await unit.read(info, [{"id": number} for number in range(120)])) == 120
+        await unit.commit()
+    await store.do("delete", "t", where={"id": {"$gte": 0}})

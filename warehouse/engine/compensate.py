@@ -45,6 +45,10 @@ class _Round:
         """What clashed (with this piece)."""
         return [item for owner, item in self.clashes if piece is None or owner is piece]
 
+    def idle(self, pieces: Iterable[Piece]) -> list[Piece]:
+        """Those of `pieces` for which nothing is to be written."""
+        return [piece for piece in pieces if all(owner is not piece for owner, _ in self.writes)]
+
 
 async def undo(run: Run, states: Sequence[StepState]) -> list[Residue]:
     """Undo these (executed) steps; what could not be undone, record by record. Never raises."""
@@ -140,8 +144,11 @@ async def _one_round(
         if all_or_nothing and found.clashes:
             residue += found.residue()
             return True
-        written = await unit.write([change for _, change in found.writes])
-        if not participant.adapter.capabilities.holds:
+        if participant.adapter.capabilities.holds:
+            written = await unit.write([change for _, change in found.writes])
+        else:
+            residue += _settled(found, found.idle(waiting))
+            written = await _write_singly(unit, found)
             residue += await _note_applied(found, written, participant.adapter.capabilities.settle)
         if len(written) < len(found.writes) or any(
             item.status is not WriteStatus.APPLIED for item in written
@@ -149,9 +156,7 @@ async def _one_round(
             residue += _refused(found, written)
             return all_or_nothing and bool(residue)
         await _commit(unit, waiting)
-        residue += [item for piece in waiting if not piece.settled for item in found.residue(piece)]
-        for piece in waiting:
-            piece.settled = True
+        residue += _settled(found, waiting)
         return True
 
 
@@ -198,6 +203,26 @@ async def _read(unit: Unit, pieces: Sequence[Piece]) -> dict[tuple[Entity, objec
     return out
 
 
+def _settled(found: _Round, pieces: Iterable[Piece]) -> list[Residue]:
+    """Mark pieces as done; what clashed with them."""
+    residue: list[Residue] = []
+    for piece in pieces:
+        if not piece.settled:
+            piece.settled = True
+            residue += found.residue(piece)
+    return residue
+
+
+async def _write_singly(unit: Unit, found: _Round) -> list[Written]:
+    """The writes, in a store where each stands for itself: after an error nobody knows which were made."""
+    try:
+        return await unit.write([change for _, change in found.writes])
+    except Exception:
+        for piece, _ in found.writes:
+            piece.known = False
+        raise
+
+
 async def _note_applied(found: _Round, written: Sequence[Written], settle: float) -> list[Residue]:
     """In a store without transactions each write stands for itself: what was made is not made again.
 
@@ -207,8 +232,7 @@ async def _note_applied(found: _Round, written: Sequence[Written], settle: float
     residue: list[Residue] = []
     for (piece, _), item in zip(found.writes, written, strict=False):
         if item.status is WriteStatus.APPLIED:
-            piece.settled = True
-            residue += found.residue(piece)
+            residue += _settled(found, [piece])
         elif item.status is WriteStatus.UNKNOWN:
             piece.known = False
             await anyio.sleep(settle)

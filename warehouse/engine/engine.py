@@ -13,7 +13,9 @@ from warehouse.adapter import Query
 from warehouse.engine.choose import check_step, choose, is_alone
 from warehouse.engine.explain import explain
 from warehouse.engine.options import Options
-from warehouse.engine.plan import Step, parse_all, plan, plan_query
+from warehouse.engine.plan import Step, parse_all, plan
+from warehouse.engine.read import plan_query
+from warehouse.engine.retry import Retries
 from warehouse.engine.run import Run
 from warehouse.engine.saga import run_saga
 from warehouse.engine.staged import run_staged
@@ -39,10 +41,10 @@ class Engine:
         parsed = parse_all(operations)
         started = time.monotonic()
         try:
-            steps = await plan(parsed, self.registry)
+            steps = await self._plan(parsed, options, started)
         except StoreError as error:
             return _unplanned(list(parsed), error, options, started)
-        run, _ = self._run(steps, options)
+        run, _ = self._run(steps, options, started)
         await (run_saga if run.pattern == "saga" else run_staged)(run, steps)
         return run.result()
 
@@ -50,14 +52,28 @@ class Engine:
         self, operations: Sequence[Mapping[str, Any] | Operation], options: Options
     ) -> Explanation:
         """What `transaction` would do. Raises what it raises, and the StoreError of an unreachable store."""
-        steps = await plan(parse_all(operations), self.registry)
-        run, reason = self._run(steps, options)
+        started = time.monotonic()
+        steps = await self._plan(parse_all(operations), options, started)
+        run, reason = self._run(steps, options, started)
         return await explain(run, steps, reason)
 
-    def _run(self, steps: Sequence[Step], options: Options) -> tuple[Run, str]:
+    async def _plan(
+        self, operations: Mapping[str, Operation], options: Options, started: float
+    ) -> list[Step]:
+        """The steps; a store that cannot be reached yet is tried again as the policy allows."""
+        deadline = started + options.timeout
+        retries = Retries(options, deadline, operations)
+        while True:
+            try:
+                return await plan(operations, self.registry, deadline)
+            except StoreError as error:
+                if not await retries.again(error):
+                    raise
+
+    def _run(self, steps: Sequence[Step], options: Options, started: float) -> tuple[Run, str]:
         participants = [step.participant for step in steps]
         pattern, reason = choose(options, participants)
-        run = Run(options, self.journal, pattern)
+        run = Run(options, self.journal, pattern, started)
         for step in steps:
             check_step(step, pattern, alone=is_alone(participants))
             run.add(step)
@@ -72,7 +88,11 @@ class Engine:
     async def find(self, source: Source | Mapping[str, Any], query: Mapping[str, Any]) -> list[Record]:
         """Read the store as it is."""
         participant, prepared = await self.query(source, query)
-        records = await participant.adapter.find(prepared)
+        try:
+            records = await participant.adapter.find(prepared)
+        except StoreError as error:
+            error.locate(tag=participant.tag, entity=prepared.info.entity.name)
+            raise
         return [project(record, query["fields"]) for record in records]
 
 

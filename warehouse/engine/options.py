@@ -87,6 +87,7 @@ _CHOICES: Final[dict[str, tuple[Any, ...]]] = {
     "concurrency": ("parallel", "sequential"),
     "rollback": ("all", "critical_only", "none"),
 }
+_FLAGS: Final = {"retry_on_failure", "compensate_on_timeout", "raise_on_failure"}
 _LATER: Final = {
     "idempotency_key": "idempotency keys are not supported yet",
     "idempotency_ttl": "idempotency keys are not supported yet",
@@ -103,7 +104,7 @@ def make_options(
     for name, value in given.items():
         if name not in known:
             raise InvalidOperation(f"unknown option {name!r}", field=name, hint=did_you_mean(name, known))
-        _check(name, value)
+        check_option(name, value)
     chosen = {name: value for name, value in given.items() if value is not None and name not in _NOT_KEPT}
     return Options(**{**defaults.model_dump(), **chosen})
 
@@ -111,7 +112,8 @@ def make_options(
 _NOT_KEPT: Final = {"rollback", *_LATER}
 
 
-def _check(name: str, value: Any) -> None:
+def check_option(name: str, value: Any) -> None:
+    """Raise InvalidOperation if `value` is none that the option `name` takes."""
     if value is None:
         return
     if name in _CHOICES and value not in _CHOICES[name]:
@@ -124,5 +126,9 @@ def _check(name: str, value: Any) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if name in {"timeout", "step_timeout", "lock_timeout"} and not (number and value > 0):
         raise InvalidOperation(f"{name} is a positive number of seconds, not {value!r}", field=name)
+    if name in _FLAGS and not isinstance(value, bool):
+        raise InvalidOperation(f"{name} is true or false, not {value!r}", field=name)
+    if name == "name" and (not isinstance(value, str) or not value.isprintable()):
+        raise InvalidOperation(f"name is printable text, not {value!r}", field=name)
     if name == "max_retries" and not (isinstance(value, int) and number and value >= 0):
         raise InvalidOperation(f"max_retries is a count from 0, not {value!r}", field=name)

@@ -120,6 +120,11 @@ def parse_all(operations: Sequence[Mapping[str, Any] | Operation]) -> dict[str, 
     return dict(zip(names, parsed, strict=True))
 
 
+def _name(operation: Any, index: int) -> str:
+    name = operation.get("name") if isinstance(operation, Mapping) else getattr(operation, "name", None)
+    return name if isinstance(name, str) and name else f"step_{index}"
+
+
 async def plan(operations: Mapping[str, Operation], registry: Registry, deadline: float) -> list[Step]:
     """The steps of `operations`, in order. Raises InvalidOperation (or a subclass) for what cannot be run.
 
@@ -153,24 +158,24 @@ def draft(operation: Operation, index: int, names: Sequence[str], registry: Regi
             depends=depends,
         )
     except WarehouseError as error:
-        raise _located(error, names[index], operation) from error.__cause__
+        _locate(error, names[index], operation)
+        raise
 
 
 async def check(item: Draft, registry: Registry, deadline: float = math.inf) -> Step:
     """The step, once its store was connected and everything that it says was checked. Raises as `plan`."""
     try:
-        with anyio.CancelScope(deadline=deadline) as scope:
+        with anyio.CancelScope(deadline=deadline):
             await registry.connected(item.tag)
             return await _checked(item)
-        if scope.cancelled_caught:
-            raise StoreUnavailable(
-                "it did not answer within the transaction's timeout", hint="raise `timeout`"
-            )
     except WarehouseError as error:
-        raise _located(error, item.name, item.operation) from error.__cause__
+        _locate(error, item.name, item.operation)
+        raise
+    late = StoreUnavailable("it did not answer within the transaction's timeout", hint="raise `timeout`")
+    raise _locate(late, item.name, item.operation)
 
 
-def _located(error: WarehouseError, name: str, operation: Operation) -> WarehouseError:
+def _locate(error: WarehouseError, name: str, operation: Operation) -> WarehouseError:
     if isinstance(operation, Call):
         return error.locate(step=name)
     return error.locate(step=name, tag=operation.from_.tag, entity=operation.from_.target.name)
@@ -251,7 +256,7 @@ def in_order(steps: Iterable[D], key: Callable[[D], Any]) -> list[D]:
     for index, step in waiting.items():
         if not missing[index]:
             heapq.heappush(ready, (key(step), index))
-    out: list[Step] = []
+    out: list[D] = []
     while ready:
         _, index = heapq.heappop(ready)
         out.append(waiting[index])

@@ -38,6 +38,8 @@ def substitute(value: Any, lookup: Callable[[str], Any]) -> Any:
             if "$literal" in value:
                 return value["$literal"]
         return {name: substitute(item, lookup) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(substitute(item, lookup) for item in value)
+    if isinstance(value, list):
+        return [substitute(item, lookup) for item in value]
+    if isinstance(value, tuple):
+        return tuple(substitute(item, lookup) for item in value)
     return value

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Mapping
 
 import anyio
 
-from warehouse.engine.run import Run
+from warehouse.engine.options import Options
 from warehouse.errors import StepFailed, StoreContention, TransactionConflict, TransientError, WarehouseError
+from warehouse.operations import Operation
 
 _FIRST = 0.01
 _LONGEST = 1.0
@@ -31,33 +33,36 @@ class Retries:
     tried again as often as the step's `max_retries`, or the transaction's where `retry_on_failure` is set.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, options: Options, deadline: float, operations: Mapping[str, Operation]) -> None:
+        """For the steps `operations`, by name; `deadline` is when the transaction's time is over (monotonic)."""
+        self._options = options
+        self._deadline = deadline
+        self._operations = operations
         self._contended_since: float | None = None
         self._retries = 0
         self.count = 0
 
-    async def again(self, failure: StepFailed | TransactionConflict) -> bool:
-        """Wait and say true, if the transaction should be staged again after `failure`."""
+    async def again(self, failure: WarehouseError) -> bool:
+        """Wait and say true, if what failed should be tried again after `failure`."""
         reason = failure.reason if isinstance(failure, StepFailed) else failure
+        remaining = self._deadline - time.monotonic()
         if is_contention(reason):
             self._contended_since = self._contended_since or time.monotonic()
-            left = self._contended_since + self._run.options.lock_timeout - time.monotonic()
+            left = self._contended_since + self._options.lock_timeout - time.monotonic()
         elif isinstance(reason, TransientError) and self._retries < self._allowed(failure):
             self._retries += 1
-            left = self._run.remaining
+            left = remaining
         else:
             return False
         self.count += 1
         pause = back_off(self.count)
-        if pause >= min(left, self._run.remaining):
+        if pause >= min(left, remaining):
             return False
         await anyio.sleep(pause)
         return True
 
     def _allowed(self, failure: WarehouseError) -> int:
-        options = self._run.options
-        for state in self._run.states.values():
-            if state.step.name == failure.step and state.step.operation.max_retries is not None:
-                return state.step.operation.max_retries
-        return options.max_retries if options.retry_on_failure else 0
+        operation = self._operations.get(failure.step or "")
+        if operation is not None and operation.max_retries is not None:
+            return operation.max_retries
+        return self._options.max_retries if self._options.retry_on_failure else 0

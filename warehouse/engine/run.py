@@ -15,9 +15,11 @@ from warehouse.adapter import Query, StepChanges, Unit, UnitSettings
 from warehouse.engine.options import Options
 from warehouse.engine.plan import Step
 from warehouse.engine.references import split
+from warehouse.engine.retry import Retries
 from warehouse.errors import InvalidOperation, StepFailed, StoreError, WarehouseError
 from warehouse.journal.base import Entry, EntryStep, Journal, Lock, State
 from warehouse.journal.base import locks as step_locks
+from warehouse.operations import Operation
 from warehouse.records import ABSENT, Entity, Key, Record, get, project
 from warehouse.registry import Participant
 from warehouse.results import Pattern, Residue, Status, StepResult, StepStatus, TransactionResult
@@ -82,12 +84,12 @@ class OpenUnit:
 class Run:
     """The state of one transaction. Patterns move it forward; it decides nothing itself."""
 
-    def __init__(self, options: Options, journal: Journal, pattern: Pattern) -> None:
+    def __init__(self, options: Options, journal: Journal, pattern: Pattern, started: float) -> None:
         self.id = uuid.uuid4().hex
         self.options = options
         self.journal = journal
         self.pattern: Pattern = pattern
-        self.started = time.monotonic()
+        self.started = started
         self.since = 0
         self.states: dict[int, StepState] = {}
         self.units: dict[str, OpenUnit] = {}
@@ -102,6 +104,13 @@ class Run:
     def remaining(self) -> float:
         """Seconds until the transaction's time-out."""
         return self.started + self.options.timeout - time.monotonic()
+
+    def retries(self) -> Retries:
+        """A fresh count of how often its steps may be tried again."""
+        operations: dict[str, Operation] = {
+            state.step.name: state.step.operation for state in self.states.values()
+        }
+        return Retries(self.options, self.started + self.options.timeout, operations)
 
     # Steps
 
@@ -217,7 +226,9 @@ class Run:
                 state.status, state.done, state.error = "waiting", None, None
 
     def let_off(self, failure: WarehouseError) -> bool:
-        """Whether the step that failed may fail: it is then left out when the others are staged again."""
+        """Whether the step that failed may fail, and there is time to go on: it is then not tried again."""
+        if self.remaining <= 0:
+            return False
         for state in self.states.values():
             if state.step.name == failure.step and state.step.operation.allow_fail:
                 state.status, state.let_off = "tolerated", True
@@ -250,7 +261,7 @@ class Run:
             entry = EntryStep(
                 index=step.index, name=step.name, tag=step.tag, store=step.store, changes=changes
             )
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise self.fail(state, StoreError(str(error)), error) from error
         self._image_bytes[step.index] = len(entry.body)
         if sum(self._image_bytes.values()) > self.options.max_image_bytes:

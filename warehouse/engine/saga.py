@@ -9,51 +9,65 @@ import anyio
 from warehouse.engine.commit import apply, commit, unknown
 from warehouse.engine.compensate import kept, undo
 from warehouse.engine.plan import Step, in_order
-from warehouse.engine.retry import Retries
-from warehouse.engine.run import OpenUnit, Run, StepState
-from warehouse.engine.staged import blame, blame_lock, change_state, finish, rollback
-from warehouse.errors import JournalUnavailable, StepFailed, StoreError, TransactionConflict
-from warehouse.journal.base import Entry, ReplyLost
+from warehouse.engine.run import OpenUnit, Run, StepState, TimedOut
+from warehouse.engine.staged import blame, blame_lock, change_state, finish, record, rollback
+from warehouse.errors import (
+    JournalUnavailable,
+    OutcomeUnknown,
+    StepFailed,
+    TransactionConflict,
+    TransactionExpired,
+)
+from warehouse.journal.base import ReplyLost
 
 
 async def run_saga(run: Run, steps: Sequence[Step]) -> None:
     """Run all steps to an end. Raises JournalUnavailable (nothing was changed) or OutcomeUnknown."""
     saga = Saga(run)
+    failure: StepFailed | None = None
     try:
         for step in in_order(steps, key=lambda step: step.index):
             failure = await saga.run_step(step)
             if failure is not None:
-                await saga.abandon(failure)
-                return
+                break
     except BaseException:
-        await saga.interrupted()
+        await saga.abandon(StepFailed("the transaction was interrupted"))
         raise
-    await saga.complete()
+    await (saga.complete() if failure is None else saga.abandon(failure))
 
 
 class Saga:
-    """The steps that have been committed so far, and what to do with them."""
+    """The steps that have been committed so far, and what to do with them.
+
+    Once a step's outcome is unknown (`_unclear`), everything is left as it is, for recovery.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._committed: list[StepState] = []
-        self._journaled = False
+        self._journaled: set[int] = set()
         self._unclear = False
 
     async def run_step(self, step: Step) -> StepFailed | None:
         """Execute, journal and commit one step, trying again as the policy allows; its failure, or None."""
-        retries = Retries(self._run)
+        retries = self._run.retries()
         state = self._run.states[step.index]
         while True:
-            failure = await self._attempt(state)
+            try:
+                failure = await self._attempt(state)
+            except OutcomeUnknown:
+                self._unclear = True
+                raise
             if failure is None or self._run.residue:
                 return failure
-            if step.operation.allow_fail:
-                state.status = "tolerated"
-                return None
             if not await retries.again(failure):
-                return failure
+                break
             state.status, state.error = "waiting", None
+        if not self._run.let_off(failure):
+            return failure
+        if step.index in self._journaled:
+            await self._append(state, {})
+        return None
 
     async def _attempt(self, state: StepState) -> StepFailed | None:
         run, step = self._run, state.step
@@ -62,8 +76,7 @@ class Saga:
             with anyio.move_on_after(run.remaining) as scope:
                 await run.execute(step)
             if scope.cancelled_caught:
-                error = StoreError(f"the transaction's timeout of {run.options.timeout} s ran out")
-                return run.fail(state, error, TimeoutError(error.message))
+                return run.time_is_up(state)
             await self._make(state)
             return None
         except (StepFailed, TransactionConflict) as failed:
@@ -81,21 +94,22 @@ class Saga:
             await (self._commit(state, opened) if opened.holds else self._apply(opened))
 
     async def _journal(self, state: StepState, opened: OpenUnit) -> None:
-        run = self._run
-        tokens = {} if opened.unit.token is None else {state.step.store: opened.unit.token}
+        if self._journaled:
+            tokens = {} if opened.unit.token is None else {state.step.store: opened.unit.token}
+            await self._append(state, tokens)
+        else:
+            await record(self._run, self._run.entry("running", [opened]))
+        self._journaled.add(state.step.index)
+
+    async def _append(self, state: StepState, tokens: dict[str, str]) -> None:
+        """Journal what a step changed, in place of what was journaled of it before."""
+        run, entry = self._run, self._run.entry_step(state)
         try:
-            if self._journaled:
-                await run.journal.append(run.id, run.entry_step(state), run.since, tokens)
-            else:
-                entry: Entry = run.entry("running", [opened])
-                await run.journal.decide(entry, run.since)
-                self._journaled = True
-        except ReplyLost as error:
-            self._unclear = True
-            raise unknown(run, error.message) from error
-        except JournalUnavailable as error:
-            if not self._committed:
-                raise
+            try:
+                await run.journal.append(run.id, entry, run.since, tokens)
+            except ReplyLost:
+                await run.journal.append(run.id, entry, run.since, tokens)
+        except (ReplyLost, JournalUnavailable) as error:
             self._unclear = True
             raise unknown(run, error.message) from error
 
@@ -114,7 +128,6 @@ class Saga:
             self._committed.append(state)
             return
         if error.outcome_unknown:
-            self._unclear = True
             raise unknown(run, f"{state.step.tag} lost the reply to its commit") from error
         raise run.fail(state, error, error.__cause__ or error)
 
@@ -126,8 +139,13 @@ class Saga:
         self._run.end("completed")
 
     async def abandon(self, failure: StepFailed) -> None:
-        """Undo the committed steps and end; or keep them, where the caller asked for that on a time-out."""
+        """Undo the committed steps and end; or keep them, where the caller asked for that on a time-out.
+
+        Does nothing where a step's outcome is unknown.
+        """
         run = self._run
+        if self._unclear:
+            return
         with anyio.CancelScope(shield=True):
             if self._journaled:
                 await self._undo(failure)
@@ -138,15 +156,11 @@ class Saga:
     async def _undo(self, failure: StepFailed) -> None:
         run = self._run
         await change_state(run, "compensating")
-        timed_out = isinstance(failure.__cause__, TimeoutError)
-        if timed_out and not run.options.compensate_on_timeout:
+        if (
+            isinstance(failure.reason, TimedOut | TransactionExpired)
+            and not run.options.compensate_on_timeout
+        ):
             run.residue += kept(self._committed)
         else:
             run.residue += await undo(run, self._committed)
         await finish(run, "failed" if run.residue else "compensated")
-
-    async def interrupted(self) -> None:
-        """Undo after a cancellation or an error of ours; nothing where the outcome is unclear."""
-        if self._unclear or not self._journaled:
-            return
-        await self.abandon(StepFailed("the transaction was interrupted"))

@@ -11,11 +11,10 @@ from warehouse.engine.choose import is_alone
 from warehouse.engine.commit import apply, commit, unknown
 from warehouse.engine.compensate import redo, undo
 from warehouse.engine.plan import Step
-from warehouse.engine.retry import Retries
 from warehouse.engine.run import OpenUnit, Run, StepState, locks
 from warehouse.engine.stage import stage
 from warehouse.errors import JournalUnavailable, StepFailed, StoreError, TransactionConflict
-from warehouse.journal.base import RecordLocked, ReplyLost, State
+from warehouse.journal.base import Entry, RecordLocked, ReplyLost, State
 
 
 async def run_staged(run: Run, steps: Sequence[Step]) -> None:
@@ -23,7 +22,7 @@ async def run_staged(run: Run, steps: Sequence[Step]) -> None:
 
     Raises JournalUnavailable (nothing was changed) or OutcomeUnknown.
     """
-    retries = Retries(run)
+    retries = run.retries()
     while True:
         try:
             failure = await _attempt(run, steps, ordered_by_tag=retries.count > 0)
@@ -88,7 +87,7 @@ async def conclude(run: Run) -> StepFailed | None:
         if not changed or (len(changed) == 1 and changed[0].holds):
             failure = await _commit_alone(run, changed)
         else:
-            await _decide(run, changed)
+            await record(run, run.entry("committing", changed))
             failure = await _carry_out(run, changed)
     return failure
 
@@ -109,10 +108,13 @@ async def _commit_alone(run: Run, changed: Sequence[OpenUnit]) -> StepFailed | N
     return None
 
 
-async def _decide(run: Run, changed: Sequence[OpenUnit]) -> None:
-    """The one durable write after which the transaction goes forward."""
+async def record(run: Run, entry: Entry) -> None:
+    """The durable write after which the transaction goes forward, or (a saga) its first commit may follow.
+
+    Raises RecordLocked, JournalUnavailable (nothing will be changed) or OutcomeUnknown.
+    """
     try:
-        await run.journal.decide(run.entry("committing", changed), run.since)
+        await run.journal.decide(entry, run.since)
     except ReplyLost as error:
         try:
             recorded = await run.journal.settle(run.id)

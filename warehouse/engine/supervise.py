@@ -9,7 +9,8 @@ from typing import TypeVar
 import anyio
 
 T = TypeVar("T")
-_abandoned: set[asyncio.Task[None]] = set()
+# An event loop keeps no task alive on its own.
+_running: set[asyncio.Task[None]] = set()
 
 
 async def supervise(work: Callable[[], Awaitable[T]], grace: float) -> T:
@@ -27,16 +28,19 @@ async def supervise(work: Callable[[], Awaitable[T]], grace: float) -> T:
             results.append(await work())
 
     task = asyncio.ensure_future(body())
+    _running.add(task)
+    task.add_done_callback(_forget)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
         scope.cancel()
         with anyio.CancelScope(shield=True):
             await asyncio.wait({task}, timeout=grace)
-        if not task.done():
-            _abandoned.add(task)
-            task.add_done_callback(_abandoned.discard)
-        elif not task.cancelled():
-            task.exception()
         raise
     return results[0]
+
+
+def _forget(task: asyncio.Task[None]) -> None:
+    _running.discard(task)
+    if not task.cancelled():
+        task.exception()  # seen: where nobody waits any more, nobody is to be told

@@ -17,8 +17,11 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from warehouse.config import AdapterSettings
 from warehouse.errors import ConfigError
-from warehouse_adapters.sql.dialects import Dialect, MySQL, PostgreSQL, SQLite
-from warehouse_adapters.sql.links import AiosqliteLink, AsyncmyLink, Link, PsycopgLink
+from warehouse_adapters.sql.dialects import Dialect
+from warehouse_adapters.sql.links import Link
+from warehouse_adapters.sql.mysql import AsyncmyLink, MySQL
+from warehouse_adapters.sql.postgres import PostgreSQL, PsycopgLink
+from warehouse_adapters.sql.sqlite import AiosqliteLink, SQLite
 
 
 def _psycopg(settings: AdapterSettings) -> dict[str, Any]:

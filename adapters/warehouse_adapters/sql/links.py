@@ -6,12 +6,10 @@ nothing costs a round trip that does not have to.
 
 from __future__ import annotations
 
-import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-import anyio
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
@@ -21,9 +19,6 @@ from warehouse_adapters.sql.tables import Sql
 
 Rows: TypeAlias = Sequence[Sequence[Any]]
 _AGE = "warehouse.age"
-_TIMEOUT = "warehouse.timeout"
-# How long SQLite waits for a lock at a time.
-_SLICE_MS = 50
 
 
 class Link(ABC):
@@ -43,7 +38,10 @@ class Link(ABC):
         """Set the connection up, the first time that it is used; False if it is of another age."""
         known = self._pooled.info.get(_AGE)
         if known is None:
-            await self._setup()
+            try:
+                await self._setup()
+            except Exception as error:
+                raise self._translated(error) from error
             self._pooled.info[_AGE] = age
         return known in {None, age}
 
@@ -114,102 +112,3 @@ class Link(ABC):
 
     @abstractmethod
     async def _begin(self, lock_timeout: float) -> str | None: ...
-
-
-class PsycopgLink(Link):
-    """psycopg: many statements are pipelined."""
-
-    def __init__(self, pooled: PoolProxiedConnection) -> None:
-        super().__init__(pooled)
-        self._cursor: Any = self._driver.cursor()
-
-    async def _setup(self) -> None:
-        from warehouse_adapters.sql.loaders import register
-
-        register(self._driver)
-        self._cursor = self._driver.cursor()
-
-    async def _execute(self, text: str, params: Sequence[Any]) -> Rows:
-        cursor = self._cursor
-        await cursor.execute(text, params)
-        return await cursor.fetchall() if cursor.pgresult.nfields else ()
-
-    async def _execute_many(self, text: str, params: Sequence[Sequence[Any]]) -> list[Rows]:
-        cursor = self._cursor
-        await cursor.executemany(text, params, returning=True)
-        out: list[Rows] = []
-        while True:
-            out.append(await cursor.fetchall() if cursor.pgresult.nfields else ())
-            if not cursor.nextset():
-                return out
-
-    async def _begin(self, lock_timeout: float) -> str | None:
-        cursor, wait = self._cursor, max(1, round(lock_timeout * 1000))
-        # One round trip: several statements may go together where none has parameters.
-        await cursor.execute(
-            f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {wait};"
-            " SELECT pg_current_xact_id()::text"
-        )
-        cursor.nextset()
-        cursor.nextset()
-        return str((await cursor.fetchone())[0])
-
-    async def _commit(self) -> None:
-        await self._cursor.execute("COMMIT")
-        if self._cursor.statusmessage != "COMMIT":
-            raise StoreError("the transaction had failed before, and was rolled back")
-
-
-class AsyncmyLink(Link):
-    """asyncmy, for MariaDB and MySQL: it sends no statement before the last is answered."""
-
-    async def _setup(self) -> None:
-        await self._execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", ())
-        await self._execute("SET SESSION time_zone = '+00:00'", ())
-        # Its way to escape bytes is unsafe in this mode.
-        await self._execute("SET SESSION sql_mode = REPLACE(@@sql_mode, 'NO_BACKSLASH_ESCAPES', '')", ())
-
-    async def _execute(self, text: str, params: Sequence[Any]) -> Rows:
-        cursor = self._driver.cursor()
-        await cursor.execute(text, tuple(params))
-        self.last_id = cursor.lastrowid
-        return await cursor.fetchall() if cursor.description else ()
-
-    async def _begin(self, lock_timeout: float) -> str | None:
-        wait = max(1, round(lock_timeout))
-        if self._pooled.info.get(_TIMEOUT) != wait:
-            await self._execute(f"SET SESSION innodb_lock_wait_timeout = {wait}", ())
-            self._pooled.info[_TIMEOUT] = wait
-        await self._execute("START TRANSACTION", ())
-        return None
-
-
-class AiosqliteLink(Link):
-    """aiosqlite: a thread each connection.
-
-    SQLite waits for a lock inside of its thread, where no cancellation reaches it; so it waits briefly there,
-    and the rest of the time here.
-    """
-
-    _wait = 5.0
-
-    async def _setup(self) -> None:
-        await self._execute("PRAGMA foreign_keys = ON", ())
-        await self._execute(f"PRAGMA busy_timeout = {_SLICE_MS}", ())
-
-    async def _execute(self, text: str, params: Sequence[Any]) -> Rows:
-        end = anyio.current_time() + self._wait
-        while True:
-            try:
-                rows: Rows = await self._driver.execute_fetchall(text, params)
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or anyio.current_time() > end:
-                    raise
-                await anyio.sleep(_SLICE_MS / 10_000)
-            else:
-                return rows
-
-    async def _begin(self, lock_timeout: float) -> str | None:
-        self._wait = lock_timeout
-        await self._execute("BEGIN IMMEDIATE", ())
-        return None

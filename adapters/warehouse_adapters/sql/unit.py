@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar, TypeVarTuple, Unpack
-
-import anyio
 
 from warehouse.adapter import EntityInfo, Query, Request, StepChanges, UnitSettings, Written
 from warehouse.errors import InvalidOperation, StoreError
 from warehouse.records import Change, Image, Key, Record
 from warehouse_adapters.sql import inserts, statements, updates, writes
+from warehouse_adapters.sql.connections import Connections
 from warehouse_adapters.sql.dialects import Dialect
 from warehouse_adapters.sql.links import Link
 from warehouse_adapters.sql.tables import Sql, Table
@@ -27,25 +25,21 @@ _OPERATIONS = {
     "delete": updates.delete,
 }
 _SAVEPOINT = "warehouse_step"
-# Seconds that giving up may take before the connection is cut instead.
-_GRACE = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Connections:
-    """What a unit needs of its adapter: connections, and the tables that were described."""
-
-    dialect: Dialect
-    table: Callable[[str], Table]
-    acquire: Callable[[], Awaitable[Link]]
-    discard: Callable[[Link], Awaitable[None]]
 
 
 class SqlUnit:
     """See `warehouse.adapter.Unit`. After an error or a cancellation it can only be rolled back."""
 
-    def __init__(self, connections: Connections, settings: UnitSettings) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        dialect: Dialect,
+        table: Callable[[str], Table],
+        settings: UnitSettings,
+    ) -> None:
         self._connections = connections
+        self._dialect = dialect
+        self._table = table
         self._settings = settings
         self._link: Link | None = None
         self._work: Work | None = None
@@ -96,15 +90,8 @@ class SqlUnit:
         """See `Unit.rollback`. A connection that does not answer is cut."""
         self._over = True
         link, self._link = self._link, None
-        if link is None:
-            return
-        with anyio.CancelScope(shield=True):
-            with anyio.move_on_after(_GRACE):
-                if await link.rollback():
-                    link.release()
-                    return
-            with anyio.move_on_after(_GRACE):
-                await self._connections.discard(link)
+        if link is not None:
+            await self._connections.give_up(link)
 
     def _check(self) -> None:
         if self._over:
@@ -127,7 +114,7 @@ class SqlUnit:
     async def _begin(self) -> Work:
         self._link = await self._connections.acquire()
         self.token = await self._link.begin(self._settings.lock_timeout)
-        return Work(self._link, self._connections.dialect, self._connections.table)
+        return Work(self._link, self._dialect, self._table)
 
 
 async def _find(work: Work, query: Query) -> list[Record]:

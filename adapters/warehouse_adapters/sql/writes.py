@@ -11,9 +11,9 @@ from warehouse.adapter import WriteStatus, Written
 from warehouse.errors import ConstraintViolated, StoreError, TransientError
 from warehouse.records import ABSENT, Absent, Change, Image, Record, same_image
 from warehouse_adapters.sql import statements
+from warehouse_adapters.sql.cascades import has_dependants
 from warehouse_adapters.sql.inserts import set_rows
 from warehouse_adapters.sql.tables import Table
-from warehouse_adapters.sql.updates import has_dependants
 from warehouse_adapters.sql.work import Work, identify
 
 _APPLIED = Written(WriteStatus.APPLIED)

@@ -1,0 +1,117 @@
+"""PostgreSQL: its SQL, and its connections by psycopg."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import types
+from sqlalchemy.dialects.postgresql import CITEXT, JSONB
+from sqlalchemy.pool import PoolProxiedConnection
+
+from warehouse.errors import StoreError
+from warehouse_adapters.sql import values
+from warehouse_adapters.sql.dialects import Dialect, like
+from warehouse_adapters.sql.links import Link, Rows
+from warehouse_adapters.sql.tables import Column, Kind, Sql
+
+
+class PostgreSQL(Dialect):
+    """PostgreSQL 13 or later, by psycopg."""
+
+    name = "PostgreSQL"
+    oldest = (13,)
+    one_statement = True
+    text_json = False
+
+    def _written(self, kind: Kind, declared: Any) -> str:
+        return f"CAST(%s AS {self._compile_type(declared)})" if kind == "array" else "%s"
+
+    def _compared(self, quoted: str, kind: Kind, declared: Any) -> str:
+        if isinstance(declared, CITEXT | types.Enum):
+            return f"CAST({quoted} AS text)"
+        return f"CAST({quoted} AS jsonb)" if kind == "json" and not isinstance(declared, JSONB) else quoted
+
+    def _operand(self, kind: Kind, declared: Any) -> str:
+        if kind == "json":
+            return "CAST(%s AS jsonb)"
+        return "CAST(%s AS real)" if isinstance(declared, types.REAL) else self._written(kind, declared)
+
+    def ordered(self, column: Column) -> str:
+        return f'{column.compared} COLLATE "C"' if column.kind == "text" else column.compared
+
+    def order(self, column: Column, *, descending: bool) -> str:
+        return f"{self.ordered(column)} {'DESC' if descending else 'ASC'} NULLS FIRST"
+
+    def matches(self, column: Column, operator: str, text: str) -> Sql:
+        side = self.ordered(column)
+        match operator:
+            case "$startsWith":
+                return Sql(f"starts_with({side}, %s)", (text,))
+            case "$endsWith":
+                return Sql(f"right({side}, length(%s::text)) = %s", (text, text))
+            case "$contains":
+                return Sql(f"strpos({side}, %s) > 0", (text,))
+            case _:
+                return Sql(f"{side} LIKE %s ESCAPE '|'", (like(text, "|%_"),))
+
+    def now(self, column: Column) -> Sql:
+        return Sql("clock_timestamp()" if column.zoned else "(clock_timestamp() AT TIME ZONE 'UTC')")
+
+    def _adapt(self, column: Column, value: Any) -> Any:
+        if column.kind == "json":
+            return self._json(column, value)
+        if isinstance(value, datetime) and value.tzinfo is not None and not column.zoned:
+            return value.astimezone(UTC).replace(tzinfo=None)
+        return values.uniform(value) if column.kind == "array" else value
+
+    def _json(self, column: Column, value: Any) -> Any:
+        from psycopg.types.json import Json, Jsonb
+
+        values.json_text(column, value)
+        return Jsonb(value) if column.binary_json else Json(value)
+
+
+class PsycopgLink(Link):
+    """psycopg: many statements are pipelined."""
+
+    def __init__(self, pooled: PoolProxiedConnection) -> None:
+        super().__init__(pooled)
+        self._cursor: Any = self._driver.cursor()
+
+    async def _setup(self) -> None:
+        from warehouse_adapters.sql.loaders import register
+
+        register(self._driver)
+        self._cursor = self._driver.cursor()
+
+    async def _execute(self, text: str, params: Sequence[Any]) -> Rows:
+        cursor = self._cursor
+        await cursor.execute(text, params)
+        return await cursor.fetchall() if cursor.pgresult.nfields else ()
+
+    async def _execute_many(self, text: str, params: Sequence[Sequence[Any]]) -> list[Rows]:
+        cursor = self._cursor
+        await cursor.executemany(text, params, returning=True)
+        out: list[Rows] = []
+        while True:
+            out.append(await cursor.fetchall() if cursor.pgresult.nfields else ())
+            if not cursor.nextset():
+                return out
+
+    async def _begin(self, lock_timeout: float) -> str | None:
+        cursor, wait = self._cursor, max(1, round(lock_timeout * 1000))
+        # One round trip: several statements may go together where none has parameters.
+        await cursor.execute(
+            f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {wait};"
+            " SELECT pg_current_xact_id()::text"
+        )
+        cursor.nextset()
+        cursor.nextset()
+        return str((await cursor.fetchone())[0])
+
+    async def _commit(self) -> None:
+        await self._cursor.execute("COMMIT")
+        if self._cursor.statusmessage != "COMMIT":
+            raise StoreError("the transaction had failed before, and was rolled back")

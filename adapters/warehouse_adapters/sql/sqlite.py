@@ -1,0 +1,128 @@
+"""SQLite: its SQL, and its connections by aiosqlite."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from typing import Any, ClassVar, Final
+from uuid import UUID
+
+import anyio
+
+from warehouse_adapters.sql import values
+from warehouse_adapters.sql.dialects import Dialect, pattern_parts
+from warehouse_adapters.sql.links import Link, Rows
+from warehouse_adapters.sql.tables import Column, Kind, Sql
+
+# How long SQLite waits for a lock at a time.
+_SLICE_MS: Final = 50
+_INT64: Final = range(-(2**63), 2**63)
+
+
+class SQLite(Dialect):
+    """SQLite 3.35 or later, by aiosqlite.
+
+    Values are read as they are stored: a boolean is kept as 0 or 1; a Decimal, a UUID, a date or a time is
+    bound as text (ISO 8601; a zoned time in UTC), and what a column's affinity makes of it is what it holds.
+    Only columns declared as JSON are encoded and decoded.
+    """
+
+    name = "SQLite"
+    oldest = (3, 35)
+    mark = "?"
+    lock = ""
+    rows = "VALUES "
+    dynamic = True
+
+    _SCALARS: ClassVar = (bool, int, float, str, bytes, bytearray, memoryview, Decimal, UUID, date, time)
+    _TYPES: ClassVar[tuple[tuple[type | tuple[type, ...], str], ...]] = (
+        ((bool, int, float), "'integer', 'real'"),
+        ((str, UUID, date, time), "'text'"),
+        ((bytes, bytearray, memoryview), "'blob'"),
+    )
+
+    def _compared(self, quoted: str, kind: Kind, declared: Any) -> str:  # noqa: ARG002
+        return f"{quoted} COLLATE BINARY"
+
+    def guard(self, column: Column, value: Any) -> str:
+        names = next((names for kinds, names in self._TYPES if isinstance(value, kinds)), None)
+        return f"typeof({column.quoted}) IN ({names})" if names else ""
+
+    def order(self, column: Column, *, descending: bool) -> str:
+        return f"{column.compared} {'DESC' if descending else 'ASC'} NULLS FIRST"
+
+    def matches(self, column: Column, operator: str, text: str) -> Sql:
+        is_text = f"typeof({column.quoted}) = 'text'"
+        match operator:
+            case "$startsWith":
+                return Sql(f"({is_text} AND substr({column.quoted}, 1, length(?)) = ?)", (text, text))
+            case "$endsWith" if text:
+                return Sql(f"({is_text} AND substr({column.quoted}, -length(?)) = ?)", (text, text))
+            case "$endsWith":
+                return Sql(is_text)
+            case "$contains":
+                return Sql(f"({is_text} AND instr({column.quoted}, ?) > 0)", (text,))
+            case _:
+                return Sql(f"({is_text} AND {column.quoted} GLOB ?)", (glob(text),))
+
+    def now(self, column: Column) -> Sql:
+        return Sql("?", (self._adapt(column, datetime.now(UTC)),))
+
+    def _fits(self, column: Column, value: Any) -> bool:
+        return values.fits(column, value) if column.kind == "json" else isinstance(value, self._SCALARS)
+
+    def _adapt(self, column: Column, value: Any) -> Any:
+        if isinstance(value, bool | int) and value not in _INT64:
+            raise values.misfit(column, value)
+        if isinstance(value, float) and value != value:  # noqa: PLR0124 - it would be stored as null
+            raise values.misfit(column, value)
+        if isinstance(value, bool):
+            return int(value)
+        if isinstance(value, datetime):
+            moment = value if value.tzinfo is None else value.astimezone(UTC)
+            return moment.isoformat(sep=" ")
+        if isinstance(value, date | time):
+            return value.isoformat()
+        return str(value) if isinstance(value, Decimal | UUID) else value
+
+
+def glob(pattern: str) -> str:
+    """A LIKE pattern of ours as one of GLOB, which SQLite compares by code point."""
+    wilds = {"%": "*", "_": "?"}
+    return "".join(
+        wilds[character] if wild else f"[{character}]" if character in "*?[" else character
+        for character, wild in pattern_parts(pattern)
+    )
+
+
+class AiosqliteLink(Link):
+    """aiosqlite: a thread each connection.
+
+    SQLite waits for a lock inside of its thread, where no cancellation reaches it; so it waits briefly there,
+    and the rest of the time here.
+    """
+
+    _wait = 5.0
+
+    async def _setup(self) -> None:
+        await self._execute("PRAGMA foreign_keys = ON", ())
+        await self._execute(f"PRAGMA busy_timeout = {_SLICE_MS}", ())
+
+    async def _execute(self, text: str, params: Sequence[Any]) -> Rows:
+        end = anyio.current_time() + self._wait
+        while True:
+            try:
+                rows: Rows = await self._driver.execute_fetchall(text, params)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or anyio.current_time() > end:
+                    raise
+                await anyio.sleep(_SLICE_MS / 10_000)
+            else:
+                return rows
+
+    async def _begin(self, lock_timeout: float) -> str | None:
+        self._wait = lock_timeout
+        await self._execute("BEGIN IMMEDIATE", ())
+        return None

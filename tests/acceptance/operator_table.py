@@ -1,0 +1,81 @@
+"""The table of docs/operations.md: which operator each store has, as its adapter declares it once connected.
+
+    python -m servers run postgres mariadb mongo neo4j -- python tests/acceptance/operator_table.py
+
+writes it anew. A test compares it with what is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from warehouse import conditions, updates
+from warehouse.adapter import Capabilities
+from warehouse.config import load
+from warehouse.registry import Registry
+
+FILE = Path(__file__).parents[2] / "docs" / "operations.md"
+MARKS = "<!-- generated: begin -->\n", "<!-- generated: end -->\n"
+CONDITIONS = (
+    "$eq $ne $gt $gte $lt $lte $in $nin $null $exists $like $ilike $startsWith $endsWith $contains "
+    "$containsAll $containsAny $regex"
+).split()
+UPDATES = "$set $unset $increment $decrement $multiply $min $max $push $pull $addToSet $currentDate".split()
+
+
+def adapters(urls: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """One participant for each column of the table, by its heading."""
+    return {
+        "PostgreSQL": {"adapter": "sql", "url": urls["postgres"]},
+        "MariaDB": {"adapter": "sql", "url": urls["mariadb"]},
+        "SQLite": {"adapter": "sql", "url": "sqlite://"},
+        "MongoDB": {"adapter": "mongo", "url": urls["mongo"], "database": "operators"},
+        "Neo4j": {"adapter": "neo4j", "url": urls["neo4j"]},
+        "Qdrant": {"adapter": "qdrant", "location": ":memory:"},
+        "memory": {"adapter": "memory"},
+    }
+
+
+async def ask(urls: dict[str, str]) -> dict[str, Capabilities]:
+    """Connect each, and take what it declares."""
+    registry = Registry(load({"adapters": adapters(urls)}).adapters)
+    try:
+        return {tag: (await registry.connected(tag)).adapter.capabilities for tag in registry.tags}
+    finally:
+        await registry.close()
+
+
+def render(found: dict[str, Capabilities]) -> str:
+    assert set(CONDITIONS) == conditions.OPERATORS
+    assert set(UPDATES) == updates.OPERATORS
+    lines = ["| operator | " + " | ".join(found) + " |", "| --- |" + " :-: |" * len(found)]
+    for operators, kind in ((CONDITIONS, "conditions"), (UPDATES, "updates")):
+        for operator in operators:
+            cells = ["yes" if operator in getattr(each, kind) else "no" for each in found.values()]
+            lines.append(f"| `{operator}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def written() -> str:
+    """The table as it stands in the file."""
+    return FILE.read_text(encoding="utf-8").partition(MARKS[0])[2].partition(MARKS[1])[0]
+
+
+def main() -> None:
+    urls = {
+        name: os.environ[f"WAREHOUSE_TEST_{name.upper()}_URL"]
+        for name in "postgres mariadb mongo neo4j".split()
+    }
+    table = MARKS[0] + render(asyncio.run(ask(urls))) + MARKS[1]
+    text = FILE.read_text(encoding="utf-8")
+    FILE.write_text(
+        re.sub(f"{MARKS[0]}.*?{MARKS[1]}", lambda _: table, text, flags=re.DOTALL), encoding="utf-8"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+WAREHOUSE = Path(sys.executable).parent / "warehouse"
+CONFIG = """
+[journal]
+url = "sqlite:///journal.db"
+[adapters.cache]
+adapter = "memory"
+[adapters.social]
+adapter = "memory"
+type = "graph"
+[adapters.rows]
+adapter = "sql"
+url = "sqlite:///rows.db"
+[adapters.points]
+adapter = "qdrant"
+path = "points"
+"""
+DEAD = {
+    "mongo": 'adapter = "mongo"\nurl = "mongodb://me:hunter2@127.0.0.1:1/"\ndatabase = "x"\nconnect_timeout = 0.5',
+    "postgres": 'adapter = "sql"\nurl = "postgresql+psycopg://me:hunter2@127.0.0.1:1/x"\nconnect_timeout = 2',
+    "mariadb": 'adapter = "sql"\nurl = "mysql+asyncmy://me:hunter2@127.0.0.1:1/x"\nconnect_timeout = 2',
+    "neo4j": 'adapter = "neo4j"\nurl = "bolt://127.0.0.1:1"\nuser = "me"\npassword = "hunter2"\nconnect_timeout = 2',
+    "qdrant": 'adapter = "qdrant"\nurl = "http://127.0.0.1:1"\napi_key = "hunter2"\nconnect_timeout = 2',
+}
+
+
+@pytest.fixture
+def warehouse(tmp_path):
+    """Runs the command in a folder that has `warehouse.toml`."""
+    (tmp_path / "warehouse.toml").write_text(CONFIG)
+
+    def run(*arguments, **environment):
+        return subprocess.run(
+            [WAREHOUSE, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "COLUMNS": "120", **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+def test_check_shows_every_store_as_a_table(warehouse):
+    done = warehouse("check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "journal: sqlite" in done.stdout
+    rows = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("│")}
+    assert set(rows) == {"cache", "social", "rows", "points"}
+    assert all(row.split()[-2] == "ok" for row in rows.values())
+    assert "SQLite" in rows["rows"]
+    assert "partial" in rows["points"]
+    assert "graph" in rows["social"]
+
+
+def test_check_as_json(warehouse):
+    done = warehouse("check", "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["ok"], found["journal"]["ok"]) == (0, True, True)
+    assert found["stores"]["rows"]["holds"] is True
+    assert found["stores"]["points"]["holds"] is False
+    assert found["stores"]["points"]["guards"] == "partial"
+
+
+@pytest.mark.parametrize("kind", DEAD)
+def test_a_store_that_is_away_is_an_error_without_its_password(warehouse, tmp_path, kind):
+    with (tmp_path / "warehouse.toml").open("a") as file:
+        file.write(f"[adapters.away]\n{DEAD[kind]}\n")
+    for arguments in (["check"], ["check", "--json"]):
+        done = warehouse(*arguments)
+        assert done.returncode == 1
+        assert "away" in done.stdout
+        assert "hunter2" not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+    assert json.loads(done.stdout)["stores"]["rows"]["ok"] is True
+    assert json.loads(done.stdout)["stores"]["away"]["error"].startswith("away: ")
+
+
+def test_a_journal_that_is_away_is_an_error_and_the_stores_are_asked_all_the_same(warehouse, tmp_path):
+    config = CONFIG.replace("sqlite:///journal.db", "postgresql+psycopg://me:hunter2@127.0.0.1:1/x")
+    (tmp_path / "warehouse.toml").write_text(config)
+    done = warehouse("check", "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["ok"], found["journal"]["ok"]) == (1, False, False)
+    assert found["stores"]["rows"]["ok"] is True
+    assert "hunter2" not in done.stdout + done.stderr
+    shown = warehouse("check")
+    assert shown.returncode == 1
+    assert "journal: " in shown.stderr
+    assert "hunter2" not in shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "cannot be read"),
+        ("[adapters", "is not TOML"),
+        ('[adapters.a]\nadapter = "memry"', "did you mean 'memory'?"),
+        ('[adapters.a]\nadapter = "memory"\nkind = "graph"', "unknown key adapters.a.kind"),
+        ('[adapters.a]\nadapter = "sql"\nurl = "${NOT_SET_ANYWHERE}"', "NOT_SET_ANYWHERE"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_told_in_a_line(warehouse, tmp_path, config, message):
+    path = tmp_path / "warehouse.toml"
+    path.unlink() if config is None else path.write_text(config)
+    done = warehouse("check")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_file_can_be_named(warehouse, tmp_path):
+    (tmp_path / "warehouse.toml").rename(tmp_path / "other.toml")
+    assert warehouse("check", "--config", "other.toml").returncode == 0
+    assert warehouse("check").returncode == 1
+
+
+def test_version_and_help(warehouse):
+    assert warehouse("--version").stdout == "warehouse 0.1.0\n"
+    assert "check" in warehouse("--help").stdout
+    text = warehouse("check", "--help").stdout
+    assert all(word in text for word in ("--config", "--json", "held", "guards"))
+
+
+def test_without_typer_it_says_what_to_install(warehouse, tmp_path):
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError('no', name='typer')")
+    done = warehouse("check", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr == "the command line needs typer: pip install 'warehouse[cli]'\n"

@@ -1,0 +1,432 @@
+"""Every mistake of the caller raises before any store is touched, and says what is wrong, where, and what to do."""
+
+import pytest
+from integration.memory_world import STORES, World, insert, update, upsert
+
+from warehouse import (
+    Delete,
+    Insert,
+    InvalidOperation,
+    NotPermitted,
+    Source,
+    UnknownField,
+    UnknownTag,
+    Update,
+    ref,
+)
+from warehouse.adapter import EntityInfo
+from warehouse.records import Entity
+
+pytestmark = pytest.mark.anyio
+A = {"tag": "a", "entity": "things"}
+CONFIG = {
+    **STORES,
+    "graph": {"adapter": "memory", "type": "graph"},
+    "vectors": {"adapter": "memory", "type": "vector"},
+    "reports": {"adapter": "memory", "read_only": True},
+}
+
+
+def on(source, operation="insert", **content):
+    return {"operation": operation, "from": source, **content}
+
+
+MISTAKES = [
+    # The list
+    ("x", "a transaction takes a list of operations"),
+    ({"operation": "insert"}, "a transaction takes a list of operations"),
+    (None, "a transaction takes a list of operations"),
+    ([], "a transaction needs at least one operation"),
+    ([1], "step_0: an operation is a mapping or a model, not 1"),
+    ([insert("a", {"id": 1}), "insert"], "step_1: an operation is a mapping or a model, not 'insert'"),
+    # The operation
+    ([{}], "step_0 (operation): `operation` is missing - known are call, delete, insert, update, upsert"),
+    ([{"operation": "insrt"}], "step_0 (operation): `operation` is 'insrt' - did you mean 'insert'?"),
+    ([{"operation": "insert"}], "step_0 (from): 'from' is missing"),
+    ([on("a", data={"id": 1})], "step_0 (from): it takes a mapping, as {'tag': ..., 'entity': ...}"),
+    ([on({"entity": "x"}, data={"id": 1})], "step_0 (from.tag): 'from.tag' is missing"),
+    ([on({"tag": "a"}, data={"id": 1})], "step_0 (from): name either `entity` or `relationship`"),
+    (
+        [on({**A, "entiy": "x"}, data={"id": 1})],
+        "step_0 (from.entiy): unknown key 'entiy' - did you mean 'entity'?",
+    ),
+    (
+        [on({**A, "type": "sql"}, data={"id": 1})],
+        "step_0 (from.type): input should be 'database', 'graph' or 'vector'",
+    ),
+    ([on(A, data={"id": 1}, dat=1)], "step_0 (dat): unknown key 'dat' - did you mean 'data'?"),
+    ([on(A)], "step_0 (data): 'data' is missing"),
+    (
+        [on(A, data=[])],
+        "step_0: `data` must be a record with at least one field, or a non-empty list of them",
+    ),
+    (
+        [on(A, data=[{"id": 1}, {}])],
+        "step_0: `data` must be a record with at least one field, or a non-empty list of them",
+    ),
+    ([on(A, data=3)], "step_0 (data): it takes a record or a list of records"),
+    ([on(A, data=[3])], "step_0 (data): it takes a record or a list of records"),
+    (
+        [on(A, data={"id": 1}, name="with space")],
+        "step_0 (name): it takes letters, digits and _ : @ -, at most 120 of them",
+    ),
+    ([on(A, data={"id": 1}, timeout=0)], "step_0 (timeout): input should be greater than 0"),
+    (
+        [on(A, data={"id": 1}, max_retries=-1)],
+        "step_0 (max_retries): input should be greater than or equal to 0",
+    ),
+    (
+        [on(A, data={"id": 1}, expect={"rows": 1})],
+        "step_0 (expect.rows): unknown key 'rows' - known are affected_rows",
+    ),
+    (
+        [on(A, data={"id": 1}, expect={"affected_rows": {"$in": 1}})],
+        "step_0 (expect.affected_rows): it takes a count, or a mapping of $eq, $ne, $gt, $gte, $lt, $lte to one",
+    ),
+    (
+        [on(A, data={"id": 1}, expect={"affected_rows": "1"})],
+        "step_0 (expect.affected_rows): it takes a count, or a mapping of $eq, $ne, $gt, $gte, $lt, $lte to one",
+    ),
+    (
+        [{"operation": "call", "action": "charge"}],
+        "step_0: calls are not supported yet - run the action before or after",
+    ),
+    # Steps among each other
+    (
+        [insert("a", {"id": 1}, name="x"), insert("a", {"id": 2}, name="x")],
+        "x: two steps have this name - names must differ",
+    ),
+    (
+        [insert("a", {"id": 1}, name="step_1"), insert("a", {"id": 2})],
+        "step_1: two steps have this name - names must differ",
+    ),
+    (
+        [insert("a", {"id": 1}, name="x"), insert("a", {"id": 2}, after=["y"])],
+        "step_1 (a, things.after): `after` names the step 'y', which is not there - known are step_1, x",
+    ),
+    ([insert("a", {"id": 1}, after=["step_0"])], "step_0 (a, things.after): a step cannot come after itself"),
+    ([insert("a", {"id": 1}, after="x")], "step_0 (after): input should be a valid tuple"),
+    (
+        [
+            insert("a", {"id": 1}, after=["step_1"]),
+            insert("p", {"id": 1}, after=["step_2"]),
+            insert("q", {"id": 1}, after=["step_0"]),
+        ],
+        "after: the steps step_0, step_1, step_2 wait for each other",
+    ),
+    (
+        [insert("a", {"id": 1}, after=["step_1"]), insert("p", {"id": ref("step_0.id")})],
+        "after: the steps step_0, step_1 wait for each other",
+    ),
+    # References
+    (
+        [insert("a", {"id": ref("step_1.id")}), insert("p", {"id": 1})],
+        "step_0 (a, things): the reference 'step_1.id' names a step that comes later - this is the first step",
+    ),
+    (
+        [insert("a", {"id": 1}), insert("p", {"id": [{"$ref": "stp_0.id"}]})],
+        "step_1 (p, things): the reference 'stp_0.id' names a step that is not there - did you mean 'step_0'?",
+    ),
+    (
+        [insert("a", {"id": 1}), update("p", {"id": {"$in": ref("step_0")}}, {"n": 1})],
+        "step_1 (p, things): the reference 'step_0' is not of the form 'step.field'",
+    ),
+    (
+        [insert("a", {"id": 1}), insert("p", {"id": {"$ref": 3}})],
+        "step_1 (p, things): the reference 3 is not of the form 'step.field'",
+    ),
+    # Tags
+    (
+        [insert("b", {"id": 1}), insert("grahp", {"id": 1})],
+        "step_1 (grahp, things): no adapter is configured under the tag 'grahp' - did you mean 'graph'?",
+    ),
+    (
+        [insert("reports", {"id": 1})],
+        "step_0 (reports, things): the configuration says read_only - write through another tag",
+    ),
+    (
+        [on({**A, "type": "graph"}, data={"id": 1})],
+        "step_0 (a, things.from.type): the tag 'a' is a database, not a graph",
+    ),
+    (
+        [on({"tag": "a", "relationship": "KNOWS"}, data={"start": 1})],
+        "step_0 (a, KNOWS.from.relationship): memory has no relationships",
+    ),
+    (
+        [on({"tag": "graph", "relationship": "KNOWS"}, data={"start": 1})],
+        "step_0 (graph, KNOWS.start): it takes {'entity': ..., 'where': {...}}",
+    ),
+    # Conditions
+    (
+        [on(A, "update", data={"n": 1})],
+        "step_0: without `where` every record would be meant; say all=True if that is intended",
+    ),
+    (
+        [on(A, "delete", where={})],
+        "step_0: without `where` every record would be meant; say all=True if that is intended",
+    ),
+    ([on(A, "delete", where={"id": 1}, all=True)], "step_0: give either `where` or all=True"),
+    ([on(A, "delete", where=["id"])], "step_0 (where): it takes a mapping"),
+    (
+        [update("a", {"n": {"$gtt": 1}}, {"n": 1})],
+        "step_0 (a, things.n): $gtt is no operator - did you mean '$gt'?",
+    ),
+    ([update("a", {"n": {"$in": 1}}, {"n": 1})], "step_0 (a, things.n): $in takes a list, not 1"),
+    (
+        [update("a", {"n": {"$gt": 1, "x": 2}}, {"n": 1})],
+        "step_0 (a, things.n): operators and plain fields are mixed in one condition - write a nested field as a dotted path, or a whole value as {'$literal': ...}",
+    ),
+    (
+        [update("a", {"$xor": []}, {"n": 1})],
+        "step_0 (a, things.$xor): $xor is not a condition on its own - did you mean '$or'?",
+    ),
+    # Updates
+    (
+        [update("a", 1, {})],
+        "step_0 (a, things): `data` of an update is a non-empty mapping of fields to values",
+    ),
+    ([update("a", 1, [{"n": 1}])], "step_0 (data): it takes a mapping"),
+    (
+        [update("a", 1, {"n": {"$incr": 1}})],
+        "step_0 (a, things.n): $incr is no update operator - did you mean '$inc'?",
+    ),
+    (
+        [update("a", 1, {"n": {"$increment": "1"}})],
+        "step_0 (a, things.n): $increment takes a number, not '1'",
+    ),
+    ([update("a", 1, {"n": 1, "n.x": 2})], "step_0 (a, things.n.x): $set writes what $set of 'n' writes too"),
+    (
+        [update("a", 1, {"id": 2})],
+        "step_0 (a, things.id): a key cannot be changed - delete the record and insert it under its new key",
+    ),
+    (
+        [update("a", 1, {"id.x": 2})],
+        "step_0 (a, things.id.x): a key cannot be changed - delete the record and insert it under its new key",
+    ),
+    # Records
+    (
+        [insert("a", {"id": 1, "n": {"$increment": 1}})],
+        "step_0 (a, things.n): $increment is not for new records - use it in an update, or write {'$literal': ...} if it is a value",
+    ),
+    ([upsert("a", {"id": 1, "$set": {"n": 1}})], "step_0 (a, things.$set): '$set' is no field name"),
+    ([insert("a", {"id": 1, "": 1})], "step_0 (a, things.data): '' is no field name"),
+    (
+        [insert("a", {"id": 1, "address.city": 1})],
+        "step_0 (a, things.address.city): a record's field cannot have a dot in its name - write what is nested as a nested mapping",
+    ),
+    ([insert("a", {1: 1})], "step_0 (data): it takes a record or a list of records"),
+    ([upsert("a", {"n": 1})], "step_0 (a, things.id): a record lacks this one of its conflict_keys"),
+    ([upsert("a", {"id": 1}, conflict_keys=[])], "step_0 (conflict_keys): it takes at least one"),
+    (
+        [upsert("a", [{"id": 1, "n": 1}, {"id": 2}], update_fields=["n"])],
+        "step_0 (a, things.n): a record lacks this one of its update_fields",
+    ),
+    (
+        [on({"tag": "vectors", "entity": "x"}, data={"id": 1, "vector": "x"})],
+        "step_0 (vectors, x.vector): it takes a list of numbers, or a mapping of named ones",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("operations", "message"), MISTAKES, ids=lambda value: value if isinstance(value, str) else ""
+)
+async def test_mistakes(operations, message):
+    async with World(CONFIG) as world:
+        with pytest.raises(InvalidOperation) as caught:
+            await world.warehouse.transaction(operations)
+        assert str(caught.value) == message
+        assert not [call for call in world.faults.calls if call.endswith((".unit", ".execute", ".decide"))]
+        assert not any(world.everything().values())
+
+
+async def test_a_mistake_is_found_before_any_store_is_even_connected():
+    async with World(CONFIG) as world:
+        for mistake in (
+            update("p", {"n": {"$gtt": 1}}, {"n": 1}),
+            update("p", 1, {"n": {"$incr": 1}}),
+            insert("nobody", {"id": 1}),
+            insert("reports", {"id": 1}),
+            insert("p", {"id": 1}, after=["nothing"]),
+            insert("p", {"a.b": 1}),
+        ):
+            with pytest.raises(InvalidOperation):
+                await world.run(insert("a", {"id": 1}), mistake)
+        assert not [call for call in world.faults.calls if "connect" in call]
+
+
+OPTIONS = [
+    ({"timout": 1}, "timout: unknown option 'timout' - did you mean 'timeout'?"),
+    ({"timeout": 0}, "timeout: timeout is a positive number of seconds, not 0"),
+    ({"timeout": "30"}, "timeout: timeout is a positive number of seconds, not '30'"),
+    ({"timeout": float("nan")}, "timeout: timeout is a positive number of seconds, not nan"),
+    ({"step_timeout": True}, "step_timeout: step_timeout is a positive number of seconds, not True"),
+    ({"max_retries": 1.5}, "max_retries: max_retries is a count from 0, not 1.5"),
+    ({"retry_on_failure": "yes"}, "retry_on_failure: retry_on_failure is true or false, not 'yes'"),
+    ({"pattern": "sagas"}, "pattern: pattern is 'sagas' - did you mean 'saga'?"),
+    ({"pattern": "two_phase_commit"}, "pattern: two-phase commit is not supported yet - use 'staged'"),
+    ({"consistency": "immediate"}, "consistency: two-phase commit is not supported yet - use 'staged'"),
+    ({"availability": "low"}, "availability: availability is 'low' - known are high"),
+    ({"concurrency": 4}, "concurrency: concurrency is 4 - known are parallel, sequential"),
+    ({"rollback": "none"}, "rollback: rollback other than 'all' is not supported yet"),
+    ({"idempotency_key": "x"}, "idempotency_key: idempotency keys are not supported yet"),
+    ({"name": 3}, "name: name is printable text, not 3"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), OPTIONS)
+async def test_mistakes_in_options(options, message):
+    async with World() as world:
+        with pytest.raises(InvalidOperation) as caught:
+            await world.run(insert("a", {"id": 1}), insert("p", {"id": 1}), **options)
+        assert str(caught.value) == message
+        assert not any(world.everything().values())
+
+
+async def test_options_of_a_block():
+    async with World() as world:
+        for options, message in [
+            ({"hold": True}, "hold: held transactions are not supported yet"),
+            (
+                {"retry_on_failure": True},
+                "retry_on_failure: unknown option 'retry_on_failure' - did you mean 'raise_on_failure'?",
+            ),
+            ({"name": "a\nb"}, "name: name is printable text, not 'a\\nb'"),
+            ({"raise_on_failure": 0}, "raise_on_failure: raise_on_failure is true or false, not 0"),
+        ]:
+            with pytest.raises(InvalidOperation) as caught:
+                world.warehouse.begin(**options)
+            assert str(caught.value) == message
+        assert world.warehouse.begin("nightly", hold=False, expires_in=None)
+
+
+async def test_kinds_of_mistakes():
+    async with World(CONFIG) as world:
+        for kind, operation in [
+            (UnknownTag, insert("x", {"id": 1})),
+            (NotPermitted, insert("reports", {"id": 1})),
+        ]:
+            with pytest.raises(kind) as caught:
+                await world.run(operation)
+            assert (caught.value.step, caught.value.entity) == ("step_0", "things")
+
+
+async def test_models_are_taken_as_they_are():
+    async with World() as world:
+        result = await world.run(
+            Insert(from_=Source(tag="a", entity="things"), data={"id": 1, "n": 1}),
+            Update(
+                from_=Source(tag="a", entity="things"), where={"id": 1}, data={"n": {"$inc": 1}}, name="more"
+            ),
+            Insert(**{"from": Source(tag="p", entity="things")}, data=[{"id": 1}, {"id": 2}]),
+            Delete(from_=Source(tag="p", entity="things"), where={"id": 2}),
+            {
+                "operation": "upsert",
+                "from": A,
+                "data": {"id": 1, "n": 3},
+                "conflictKeys": ["id"],
+                "updateFields": ["n"],
+            },
+        )
+        assert list(result.raise_for_status().step_results) == [
+            "step_0",
+            "more",
+            "step_2",
+            "step_3",
+            "step_4",
+        ]
+        assert world.rows("a") == {1: {"n": 3}}
+        assert world.rows("p") == {1: {}}
+
+
+async def test_what_a_store_does_not_declare_is_refused():
+    async with World() as world:
+        world.faults.declare(
+            "a",
+            operations=frozenset({"insert", "update"}),
+            conditions=frozenset({"$eq"}),
+            updates=frozenset({"$set"}),
+        )
+        for operation, message in [
+            (upsert("a", {"id": 1}), "step_0 (a, things): memory cannot upsert"),
+            (update("a", {"n": {"$gt": 1}}, {"n": 1}), "step_0 (a, things.n): memory does not support $gt"),
+            (update("a", 1, {"n": {"$inc": 1}}), "step_0 (a, things.n): memory does not support $increment"),
+        ]:
+            with pytest.raises(InvalidOperation) as caught:
+                await world.run(operation)
+            assert str(caught.value) == message
+
+
+async def test_unguarded_stores_are_refused_unless_the_entity_allows_it():
+    allowed = {**STORES["q"], "entities": {"things": {"allow_unguarded": True}}}
+    async with World({"p": STORES["p"], "q": allowed}) as world:
+        world.faults.declare("p", guards="none")
+        world.faults.declare("q", guards="none")
+        with pytest.raises(InvalidOperation, match="memory 1 cannot guard its writes - set allow_unguarded"):
+            await world.run(insert("p", {"id": 1}))
+        assert (await world.run(insert("q", {"id": 1}))).ok
+
+
+async def test_a_store_with_fixed_fields_is_asked_once_more_before_a_field_is_refused():
+    async with World() as world:
+        real = world.stores["a"].describe
+        asked = []
+
+        async def describe(entity, *, fresh=False):
+            asked.append(fresh)
+            info = await real(entity)
+            known = {"id", "name"} | ({"added"} if fresh else set())
+            return EntityInfo(
+                entity=entity,
+                key=info.key,
+                fields=frozenset(known),
+                generated=frozenset({"name"}),
+                unique=(("name",),),
+            )
+
+        world.stores["a"].describe = describe
+        assert (await world.run(insert("a", {"id": 1, "added": 1}))).ok
+        assert asked == [False, True]
+        for operation, field, message in [
+            (
+                insert("a", {"id": 1, "nam": 1}),
+                "nam",
+                "step_0 (a, things.nam): 'things' has no such field - did you mean 'name'?",
+            ),
+            (update("a", {"x": 1}, {"added": 1}), "x", None),
+            (update("a", {"id": 1}, {"added": 1}, returning=["y"]), "y", None),
+            (upsert("a", {"id": 1, "added": 1}, conflict_keys=["z"]), "z", None),
+        ]:
+            with pytest.raises(UnknownField) as caught:
+                await world.run(operation)
+            assert caught.value.field == field
+            assert message is None or str(caught.value) == message
+        with pytest.raises(InvalidOperation, match="the store generates this field"):
+            await world.run(update("a", 1, {"name": "x"}))
+        with pytest.raises(InvalidOperation) as caught:
+            await world.run(upsert("a", {"id": 1, "added": 1}, conflict_keys=["added"]))
+        assert str(caught.value) == (
+            "step_0 (a, things.conflict_keys): no unique constraint covers the conflict_keys ['added'] - use ['id'] or ['name']"
+        )
+
+
+@pytest.mark.parametrize("pattern", ["auto", "staged", "saga"])
+async def test_records_without_a_key_take_part_alone_only(pattern):
+    async with World() as world:
+
+        async def describe(entity, *, fresh=False):
+            return EntityInfo(entity=entity, key=())
+
+        world.stores["a"].describe = describe
+        world.stores["a"]._store.rules.describe = lambda entity, config: EntityInfo(
+            entity=entity, key=("id",)
+        )
+        with pytest.raises(
+            InvalidOperation,
+            match="nothing identifies its records.*give \\[adapters.a.entities.things\\] a key",
+        ):
+            await world.run(insert("a", {"id": 1}), insert("p", {"id": 1}), pattern=pattern)
+        if pattern == "saga":
+            with pytest.raises(InvalidOperation):
+                await world.run(insert("a", {"id": 1}), pattern=pattern)
+    assert Entity("things") == Entity("things", "record")
