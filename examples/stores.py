@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import arcadedb_server
 from neo4j import GraphDatabase
@@ -38,17 +38,12 @@ class Schema:
 
 @dataclass(kw_only=True)
 class Stores:
-    """The configuration for a Warehouse, and where the Neo4j driver finds the graph (None: in memory).
-
-    `concurrency`: a SQLite file has one writer. With two of them, every transaction must come to them in the
-    same order, or two transactions can have one file each and wait for the other.
-    """
+    """The configuration for a Warehouse, and where the Neo4j driver finds the graph (None: in memory)."""
 
     adapters: dict[str, dict[str, Any]]
     journal: dict[str, Any]
     graph: tuple[str, tuple[str, str] | None] | None
     notes: list[str] = field(default_factory=list)
-    concurrency: Literal["sequential", "parallel"] = "sequential"
 
     @property
     def config(self) -> dict[str, Any]:
@@ -111,7 +106,6 @@ def servers(schema: Schema, folder: Path) -> Iterator[Stores]:
             journal=_journal(folder),
             graph=(bolt, None),
             notes=[] if qdrant else ["No WAREHOUSE_TEST_QDRANT_URL: Qdrant runs in its local mode."],
-            concurrency="sequential",
         )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from warehouse.errors import ConfigError, did_you_mean
 
@@ -93,7 +93,7 @@ class Config(Settings):
     """The whole configuration. `adapters` holds, by tag, what each adapter's own `Settings` will validate."""
 
     journal: JournalSettings = JournalSettings()
-    adapters: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    adapters: dict[str, dict[str, Any]] = Field(default_factory=dict, repr=False)
     transactions: TransactionSettings = TransactionSettings()
 
 
@@ -149,7 +149,9 @@ def _fill(value: Any, where: tuple[str, ...]) -> Any:
 
     def replace(match: re.Match[str]) -> str:
         name, default = match.groups()
-        found = os.environ.get(name, default)
+        found = os.environ.get(name) or default
+        if found is None and name in os.environ:
+            return ""
         if found is None:
             raise ConfigError(
                 f"{'.'.join(where)} needs the environment variable {name}, which is not set",
@@ -162,11 +164,33 @@ def _fill(value: Any, where: tuple[str, ...]) -> Any:
 
 def _overrides(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the environment says, with tags spelled as `config` spells them."""
-    found = _Environment().model_dump(exclude_defaults=True)
-    tags = {tag.replace("-", "_").lower(): tag for tag in config.get("adapters", {})}
+    for variable in os.environ:
+        prefix, *path = variable.lower().split("__")
+        if prefix == "warehouse" and path and path[0] not in _Environment.model_fields:
+            raise ConfigError(
+                f"the environment variable {variable} sets an unknown key {path[0]}",
+                hint=did_you_mean(path[0], _Environment.model_fields),
+            )
+    try:
+        found = _Environment().model_dump(exclude_defaults=True)
+    except (SettingsError, ValidationError):
+        names = ", ".join(f"WAREHOUSE__{name.upper()}" for name in _Environment.model_fields)
+        raise ConfigError(f"one of the environment variables {names} is no table in JSON") from None
     if "adapters" in found:
-        found["adapters"] = {tags.get(name, name): value for name, value in found["adapters"].items()}
+        tags = _spelled(config.get("adapters", {}))
+        for name in found["adapters"]:
+            if len(tags.setdefault(name, [name])) > 1:
+                raise ConfigError(f"environment variables cannot tell {' and '.join(tags[name])} apart")
+        found["adapters"] = {tags[name][0]: value for name, value in found["adapters"].items()}
     return found
+
+
+def _spelled(tags: Iterable[str]) -> dict[str, list[str]]:
+    """The tags by how they are written in the environment."""
+    out: dict[str, list[str]] = {}
+    for tag in tags:
+        out.setdefault(str(tag).replace("-", "_").lower(), []).append(tag)
+    return out
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
@@ -159,8 +159,9 @@ def parse(operation: Mapping[str, Any] | Operation, step: str) -> Operation:
         raise InvalidOperation(f"an operation is a mapping or a model, not {operation!r}", step=step)
     kind = operation.get("operation")
     if kind not in MODELS:
+        problem = f"is {kind!r}" if "operation" in operation else "is missing"
         hint = did_you_mean(str(kind), MODELS)
-        raise InvalidOperation(f"`operation` is {kind!r}", step=step, field="operation", hint=hint)
+        raise InvalidOperation(f"`operation` {problem}", step=step, field="operation", hint=hint)
     try:
         return _ADAPTER.validate_python(operation)
     except ValidationError as error:
@@ -168,15 +169,56 @@ def parse(operation: Mapping[str, Any] | Operation, step: str) -> Operation:
 
 
 def translate(error: ValidationError, model: type[BaseModel], *, step: str | None = None) -> InvalidOperation:
-    """A pydantic error as an InvalidOperation about its first complaint."""
-    first = error.errors(include_url=False)[0]
-    location = [str(part) for part in first["loc"] if part not in MODELS]
-    field = ".".join(location) or None
+    """A pydantic error as an InvalidOperation about its first complaint (an unknown key before all others)."""
+    found = error.errors(include_url=False)
+    first = next((item for item in found if item["type"] == "extra_forbidden"), found[0])
+    location = first["loc"][1:] if first["loc"][:1] and first["loc"][0] in MODELS else first["loc"]
+    names, owner = _place(location, model)
+    field = ".".join(names) or None
     if first["type"] == "extra_forbidden":
-        owner = Source if location[:1] == ["from"] else model
-        hint = did_you_mean(location[-1], [name.removesuffix("_") for name in owner.model_fields])
-        return InvalidOperation(f"unknown key {location[-1]!r}", step=step, field=field, hint=hint)
+        known = [_own_name(name) for name in owner.model_fields]
+        return InvalidOperation(
+            f"unknown key {names[-1]!r}", step=step, field=field, hint=did_you_mean(names[-1], known)
+        )
     if first["type"] == "missing":
         return InvalidOperation(f"{field!r} is missing", step=step, field=field)
+    if field in _TAKES and first["type"] != "value_error":
+        return InvalidOperation(f"it takes {_TAKES[field]}", step=step, field=field)
     message = first["msg"].removeprefix("Value error, ")
     return InvalidOperation(message[0].lower() + message[1:], step=step, field=field)
+
+
+# What pydantic can only say in terms of types.
+_TAKES: dict[str, str] = {
+    "from": "a mapping, as {'tag': ..., 'entity': ...}",
+    "data": "a mapping of fields, or (for new records) a list of such",
+    "where": "a mapping of fields to conditions",
+    "name": "letters, digits and _ : @ -, at most 120 of them",
+    "after": "a list of step names",
+    "returning": "a list of field names",
+    "conflict_keys": "a list of at least one field name",
+    "update_fields": "a list of field names",
+    "expect": "a mapping, as {'affected_rows': 1}",
+    "expect.affected_rows": "a count, or a mapping of $eq, $ne, $gt, $gte, $lt, $lte to one",
+}
+
+
+def _own_name(name: str) -> str:
+    return "from" if name == "from_" else name
+
+
+def _place(location: Sequence[int | str], model: type[BaseModel]) -> tuple[list[str], type[BaseModel]]:
+    """The fields on the way to a complaint, by their own names, and the model of the last of them."""
+    names: list[str] = []
+    for part in location:
+        fields = {info.alias or name: name for name, info in model.model_fields.items()}
+        name = fields.get(str(part), str(part))
+        names.append(_own_name(name))
+        if name not in model.model_fields:
+            break
+        kinds = (model.model_fields[name].annotation, *get_args(model.model_fields[name].annotation))
+        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not inner:
+            break
+        model = inner[0]
+    return names, model

@@ -19,18 +19,14 @@ GROUP = "warehouse.adapters"
 
 @dataclass(slots=True)
 class Participant:
-    """One configured store, known by its tag."""
+    """One configured store, known by its tag. `identity`, the store that it reaches, is known once connected."""
 
     tag: str
     adapter: Adapter
     settings: AdapterSettings
     connected: bool = False
+    identity: str = ""
     lock: anyio.Lock = field(default_factory=anyio.Lock)
-
-    @property
-    def identity(self) -> str:
-        """The store that it reaches (known once connected)."""
-        return self.adapter.capabilities.identity
 
 
 class Registry:
@@ -58,6 +54,7 @@ class Registry:
             async with participant.lock:
                 if not participant.connected:
                     await participant.adapter.connect()
+                    participant.identity = participant.adapter.capabilities.identity
                     participant.connected = True
         return participant
 
@@ -86,7 +83,11 @@ def _make(tag: str, raw: Mapping[str, Any]) -> Participant:
         raise ConfigError(f"adapters.{tag}.adapter {problem}", tag=tag, hint=hint)
     adapter_class = _load(tag, available[kind])
     settings = validate(adapter_class.Settings, raw, ("adapters", tag))
-    return Participant(tag=tag, adapter=adapter_class(settings), settings=settings)
+    try:
+        return Participant(tag=tag, adapter=adapter_class(settings), settings=settings)
+    except ConfigError as error:
+        error.locate(tag=tag)
+        raise
 
 
 def _load(tag: str, point: EntryPoint) -> type[Adapter]:

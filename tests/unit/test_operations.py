@@ -87,7 +87,7 @@ class TestParse:
             (
                 {"operation": "upsert", "from": FROM, "data": {"a": 1}, "conflict_keys": []},
                 "conflict_keys",
-                "1 item",
+                "at least one",
             ),
             ({"operation": "upsert", "from": FROM, "data": {}, "conflict_kyes": []}, None, ""),
             (
@@ -96,7 +96,7 @@ class TestParse:
                 "conflict_keys",
             ),
             ({"operation": "delete", "from": FROM, "all": True, "timeout": 0}, "timeout", "greater than 0"),
-            ({"operation": "delete", "from": FROM, "all": True, "name": "a b"}, "name", "pattern"),
+            ({"operation": "delete", "from": FROM, "all": True, "name": "a b"}, "name", "letters"),
             (
                 {"operation": "delete", "from": FROM, "all": True, "expect": {"affected_rows": {"$in": 1}}},
                 None,

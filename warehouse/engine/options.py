@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 from warehouse.config import TransactionSettings
@@ -106,7 +107,12 @@ def make_options(
             raise InvalidOperation(f"unknown option {name!r}", field=name, hint=did_you_mean(name, known))
         check_option(name, value)
     chosen = {name: value for name, value in given.items() if value is not None and name not in _NOT_KEPT}
-    return Options(**{**defaults.model_dump(), **chosen})
+    return Options(**{**_filled_in(defaults), **chosen})
+
+
+@cache
+def _filled_in(defaults: TransactionSettings) -> dict[str, Any]:
+    return defaults.model_dump()
 
 
 _NOT_KEPT: Final = {"rollback", *_LATER}

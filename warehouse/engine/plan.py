@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -61,9 +60,13 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step(Draft):
-    """One operation, checked, with what its store knows of its entity."""
+    """One operation, checked, with what its store knows of its entity.
+
+    `ready` is what the adapter executes, where no reference has to be resolved first.
+    """
 
     info: EntityInfo
+    ready: Request | None = None
 
     @property
     def store(self) -> str:
@@ -72,30 +75,7 @@ class Step(Draft):
 
     def request(self, lookup: Callable[[str], Any]) -> Request:
         """What the adapter executes, with every reference replaced by what `lookup` gives."""
-        operation = self.operation
-        records: tuple[dict[str, Any], ...] = ()
-        conflict_keys: tuple[str, ...] = ()
-        update_fields = None
-        if isinstance(operation, Insert | Upsert):
-            records = tuple(substitute(record, lookup) for record in operation.records)
-        if isinstance(operation, Upsert):
-            conflict_keys = operation.conflict_keys or self.info.key
-            update_fields = operation.update_fields
-
-        def resolve(value: Any) -> Any:
-            return substitute(value, lookup)
-
-        return Request(
-            step=self.name,
-            operation=operation.operation,
-            info=self.info,
-            records=records,
-            where=conditions.bind(self.where, resolve),
-            assignments=updates.bind(self.assignments, resolve),
-            conflict_keys=conflict_keys,
-            update_fields=update_fields,
-            detach=operation.detach if isinstance(operation, Delete) else True,
-        )
+        return self.ready or make_request(self, self.info, lookup)
 
     async def describe(self, entity: Entity) -> EntityInfo:
         """What is known of an entity that the step changed: its own, or a dependent's."""
@@ -104,6 +84,34 @@ class Step(Draft):
     def locate(self, error: WarehouseError) -> WarehouseError:
         """`error`, told where it happened."""
         return error.locate(step=self.name, tag=self.tag, entity=self.info.entity.name)
+
+
+def make_request(item: Draft, info: EntityInfo, lookup: Callable[[str], Any]) -> Request:
+    """What an adapter executes for `item`, with every reference replaced by what `lookup` gives."""
+    operation = item.operation
+    records: tuple[dict[str, Any], ...] = ()
+    conflict_keys: tuple[str, ...] = ()
+    update_fields = None
+    if isinstance(operation, Insert | Upsert):
+        records = tuple(substitute(record, lookup) for record in operation.records)
+    if isinstance(operation, Upsert):
+        conflict_keys = operation.conflict_keys or info.key
+        update_fields = operation.update_fields
+
+    def resolve(value: Any) -> Any:
+        return substitute(value, lookup)
+
+    return Request(
+        step=item.name,
+        operation=operation.operation,
+        info=info,
+        records=records,
+        where=conditions.bind(item.where, resolve),
+        assignments=updates.bind(item.assignments, resolve),
+        conflict_keys=conflict_keys,
+        update_fields=update_fields,
+        detach=operation.detach if isinstance(operation, Delete) else True,
+    )
 
 
 def parse_all(operations: Sequence[Mapping[str, Any] | Operation]) -> dict[str, Operation]:
@@ -133,7 +141,13 @@ async def plan(operations: Mapping[str, Operation], registry: Registry, deadline
     names = list(operations)
     drafts = [draft(item, index, names, registry) for index, item in enumerate(operations.values())]
     in_order(drafts, key=lambda item: item.index)
-    return [await check(item, registry, deadline) for item in drafts]
+    steps: list[Step] = []
+    with anyio.CancelScope(deadline=deadline):
+        for item in drafts:
+            steps.append(await check(item, registry))  # noqa: PERF401 - `late` looks at how far this came
+        return steps
+    late = StoreUnavailable("it did not answer within the transaction's timeout", hint="raise `timeout`")
+    raise _locate(late, drafts[len(steps)].name, drafts[len(steps)].operation)
 
 
 def draft(operation: Operation, index: int, names: Sequence[str], registry: Registry) -> Draft:
@@ -162,17 +176,14 @@ def draft(operation: Operation, index: int, names: Sequence[str], registry: Regi
         raise
 
 
-async def check(item: Draft, registry: Registry, deadline: float = math.inf) -> Step:
+async def check(item: Draft, registry: Registry) -> Step:
     """The step, once its store was connected and everything that it says was checked. Raises as `plan`."""
     try:
-        with anyio.CancelScope(deadline=deadline):
-            await registry.connected(item.tag)
-            return await _checked(item)
+        await registry.connected(item.tag)
+        return await _checked(item)
     except WarehouseError as error:
         _locate(error, item.name, item.operation)
         raise
-    late = StoreUnavailable("it did not answer within the transaction's timeout", hint="raise `timeout`")
-    raise _locate(late, item.name, item.operation)
 
 
 def _locate(error: WarehouseError, name: str, operation: Operation) -> WarehouseError:
@@ -193,7 +204,11 @@ async def _checked(item: Draft) -> Step:
         check_fields(operation, item.where, item.assignments, info)
     check_keys(operation, item.assignments, info)
     check_guards(adapter.capabilities, info)
-    step = Step(
+    ready = None
+    if not any(True for _ in references(_content(operation))):
+        ready = make_request(item, info, no_reference)
+        adapter.check(ready)
+    return Step(
         index=item.index,
         name=item.name,
         operation=operation,
@@ -202,10 +217,8 @@ async def _checked(item: Draft) -> Step:
         where=item.where,
         assignments=item.assignments,
         depends=item.depends,
+        ready=ready,
     )
-    if not any(True for _ in references(_content(operation))):
-        adapter.check(step.request(no_reference))
-    return step
 
 
 def no_reference(reference: str) -> Any:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from types import NoneType
+from typing import Any, Final
 
 from warehouse.errors import InvalidOperation
+
+# Most values are these, and to ask whether something is a Mapping is slow.
+_SCALARS: Final = (str, int, float, bytes, NoneType)
 
 
 def references(value: Any) -> Iterator[str]:
     """Every reference in `value`, at any depth."""
+    if isinstance(value, _SCALARS):
+        return
     if isinstance(value, Mapping):
         if set(value) == {"$ref"}:
             yield value["$ref"]
@@ -31,6 +37,8 @@ def split(reference: Any) -> tuple[str, str]:
 
 def substitute(value: Any, lookup: Callable[[str], Any]) -> Any:
     """`value` with references replaced by what `lookup` gives, and literals unwrapped."""
+    if isinstance(value, _SCALARS):
+        return value
     if isinstance(value, Mapping):
         if len(value) == 1:
             if "$ref" in value:

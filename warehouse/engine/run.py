@@ -133,6 +133,9 @@ class Run:
             state.duration += time.monotonic() - began
 
     async def _execute_in_time(self, state: StepState, limit: float | None) -> None:
+        if limit is None:
+            await self._execute(state)
+            return
         with anyio.move_on_after(limit) as scope:
             await self._execute(state)
         if scope.cancelled_caught:
@@ -282,7 +285,7 @@ class Run:
             raise RuntimeError("the transaction has not ended")
         left = {item.step for item in self.residue}
         results = {state.step.name: self._step_result(state, left) for state in self.states.values()}
-        return TransactionResult(
+        return TransactionResult.model_construct(
             transaction_id=self.id,
             name=self.options.name,
             status=self.status,
@@ -297,7 +300,7 @@ class Run:
     def _step_result(self, state: StepState, left: set[str]) -> StepResult:
         changes = [] if state.done is None else [item for item in state.done.changes if not item.dependent]
         returning = state.step.operation.returning
-        return StepResult(
+        return StepResult.model_construct(
             status=self._step_status(state, left),
             data=[project(change.visible, returning) for change in changes],
             actions=[change.action for change in changes],

@@ -7,7 +7,7 @@ but that a step comes after those it names by `after`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
@@ -40,23 +40,23 @@ class _Stage:
     async def run_all(self, groups: list[list[Step]]) -> StepFailed | None:
         with anyio.move_on_after(self._run.remaining) as scope:
             if len(groups) == 1:
-                await self._work(groups[0])
+                await self._work(groups[0], self._try)
             else:
                 async with anyio.create_task_group() as tasks:
                     for group in groups:
-                        tasks.start_soon(self._work, group)
+                        tasks.start_soon(self._work, group, self._try_until_obsolete)
         if scope.cancelled_caught:
             self._note_timeout()
         return self._verdict()
 
-    async def _work(self, steps: list[Step]) -> None:
+    async def _work(self, steps: list[Step], execute: Callable[[Step], Awaitable[None]]) -> None:
         for step in steps:
             for index in step.depends:
                 await self._done[index].wait()
             if self._is_obsolete(step):
                 self._run.states[step.index].status = "skipped"
             elif not self._run.states[step.index].let_off:
-                await self._execute(step)
+                await execute(step)
             self._done[step.index].set()
 
     def _is_obsolete(self, step: Step) -> bool:
@@ -65,13 +65,18 @@ class _Stage:
             return True
         return any(self._run.states[index].status in {"failed", "skipped"} for index in step.depends)
 
-    async def _execute(self, step: Step) -> None:
+    async def _try(self, step: Step) -> None:
+        try:
+            await self._run.execute(step)
+        except StepFailed:
+            self._note_failure(step)
+
+    async def _try_until_obsolete(self, step: Step) -> None:
+        """As `_try`, stopped where a step before it fails meanwhile."""
         with anyio.CancelScope() as scope:
             self._running[step.index] = scope
             try:
-                await self._run.execute(step)
-            except StepFailed:
-                self._note_failure(step)
+                await self._try(step)
             finally:
                 self._running.pop(step.index, None)
         if scope.cancelled_caught:

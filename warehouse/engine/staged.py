@@ -72,8 +72,9 @@ def blame_lock(run: Run, conflict: TransactionConflict) -> StepFailed:
 
 async def rollback(run: Run) -> None:
     """Roll back everything that is open, even while the caller is being cancelled."""
-    with anyio.CancelScope(shield=True):
-        await run.close()
+    if run.units:
+        with anyio.CancelScope(shield=True):
+            await run.close()
 
 
 async def conclude(run: Run) -> StepFailed | None:

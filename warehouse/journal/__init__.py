@@ -14,14 +14,16 @@ _SQL = ("sqlite", "postgresql", "postgres", "mysql", "mariadb")
 
 def open_journal(settings: JournalSettings) -> Journal:
     """The journal (not opened yet) that the configured URL names; ConfigError where none can be had."""
-    scheme = settings.url.get_secret_value().partition("://")[0].partition("+")[0]
-    if scheme == "memory":
+    url = settings.url.get_secret_value()
+    scheme, is_url, _ = url.partition("://")
+    scheme = scheme.partition("+")[0]
+    if is_url and scheme == "memory":
         return MemoryJournal()
-    if scheme in _SQL:
+    if is_url and scheme in _SQL:
         from warehouse.journal.sql import SqlJournal
 
-        return SqlJournal(settings.url.get_secret_value())
+        return SqlJournal(url)
     raise ConfigError(
-        f"journal.url has the scheme {scheme!r}",
+        f"journal.url has the scheme {scheme!r}" if is_url else "journal.url is no URL",
         hint="use sqlite:///file, postgresql+psycopg://..., or memory:// (redis:// is not supported yet)",
     )

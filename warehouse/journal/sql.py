@@ -39,8 +39,8 @@ class SqlJournal:
         """Take a database URL; ConfigError where it is none, or of a database that cannot be a journal."""
         try:
             parsed = make_url(url)
-        except ArgumentError as error:
-            raise ConfigError("journal.url is not a database URL") from error
+        except (ArgumentError, ValueError):
+            raise ConfigError("journal.url is not a database URL") from None
         backend = parsed.drivername.partition("+")[0]
         if backend not in _DRIVERS:
             raise ConfigError(
@@ -48,10 +48,13 @@ class SqlJournal:
             )
         self._url = parsed.set(drivername=_DRIVERS[backend])
         self._embedded = backend == "sqlite"
+        if self._embedded and parsed.database in {None, "", ":memory:"}:
+            raise ConfigError("journal.url names no file", hint="use sqlite:///file, or memory://")
         self._engine: sa.Engine | None = None
+        self._driver_errors: tuple[type[Exception], ...] = ()
         self._reader: sa.Connection | None = None
         self._limiter: CapacityLimiter | None = None
-        self.description = self._url.render_as_string(hide_password=True)
+        self.description = self._url.set(query={}).render_as_string(hide_password=True)
 
     # Life
 
@@ -63,6 +66,7 @@ class SqlJournal:
     def _open(self) -> None:
         try:
             self._engine = self._make_engine()
+            self._driver_errors = (self._engine.dialect.loaded_dbapi.Error,)
             with self._transaction(JournalUnavailable) as connection:
                 tables.create(connection)
             if self._embedded:
@@ -78,9 +82,7 @@ class SqlJournal:
     def _make_engine(self) -> sa.Engine:
         if not self._embedded:
             return sa.create_engine(self._url, pool_pre_ping=True)
-        path = self._url.database
-        if path and path != ":memory:":
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        os.close(os.open(str(self._url.database), os.O_CREAT | os.O_RDWR, 0o600))
         engine = sa.create_engine(
             self._url,
             isolation_level="AUTOCOMMIT",
@@ -194,7 +196,7 @@ class SqlJournal:
     def _errors(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, OSError, *self._driver_errors) as error:
             raise JournalUnavailable(
                 f"the journal {self.description} cannot be {what}: {_said(error)}"
             ) from error

@@ -100,9 +100,8 @@ def sequence(connection: sa.Connection) -> int:
 
 def locked(connection: sa.Connection, locks: Sequence[Lock]) -> RecordLocked | None:
     for start in range(0, len(locks), _CHUNK):
-        row = _rows_of(connection, _locks, locks[start : start + _CHUNK]).first()
-        if row is not None:
-            return RecordLocked(row.transaction_id, bytes(row.record))
+        for item, owner in _rows_of(connection, _locks, locks[start : start + _CHUNK]):
+            return RecordLocked(owner, item)
     return None
 
 
@@ -213,14 +212,13 @@ def _take(connection: sa.Connection, transaction_id: str, locks: Sequence[Lock],
     """Lock records: none may be another's, nor have been finished by another since it was read."""
     for start in range(0, len(locks), _CHUNK):
         part = locks[start : start + _CHUNK]
-        rows = _rows_of(connection, _locks, part)
-        held = {bytes(row.record): row.transaction_id for row in rows}
+        held = dict(_rows_of(connection, _locks, part))
         for item, owner in held.items():
             if owner != transaction_id:
                 raise RecordLocked(owner, item)
-        for row in _rows_of(connection, _finished, part):
-            if row.sequence > since:
-                raise RecordLocked(None, bytes(row.record))
+        for item, number in _rows_of(connection, _finished, part):
+            if number > since:
+                raise RecordLocked(None, item)
         new = [{"record": item, "transaction_id": transaction_id} for item in part if item not in held]
         if new:
             try:
@@ -229,12 +227,16 @@ def _take(connection: sa.Connection, transaction_id: str, locks: Sequence[Lock],
                 raise RecordLocked(None, part[0]) from error
 
 
-def _rows_of(connection: sa.Connection, table: sa.Table, records: Sequence[Lock]) -> sa.CursorResult[Any]:
-    """The rows of these records. In the driver's own text: every transaction asks, and IN is slow to compile."""
+def _rows_of(connection: sa.Connection, table: sa.Table, records: Sequence[Lock]) -> list[tuple[Lock, Any]]:
+    """What the table says of these records. By the driver itself: every transaction asks this."""
     mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
     marks = ", ".join([mark] * len(records))
     query = f"SELECT * FROM {table.name} WHERE record IN ({marks})"  # noqa: S608 - a name and marks only
-    return connection.exec_driver_sql(query, tuple(records))
+    cursor = connection.connection.cursor()
+    cursor.execute(query, tuple(records))
+    rows = [(bytes(record), said) for record, said in cursor.fetchall()]
+    cursor.close()
+    return rows
 
 
 def _add_steps(connection: sa.Connection, transaction_id: str, steps: Sequence[EntryStep]) -> None:

@@ -1,0 +1,637 @@
+"""One contract over all journals; and of the files: who may read them, who may write, and what if nobody can."""
+
+import asyncio
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from contextlib import contextmanager
+from decimal import Decimal
+from uuid import uuid4
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+
+import servers
+from integration.memory_world import World, insert
+from warehouse import ConfigError, JournalUnavailable, OutcomeUnknown
+from warehouse.config import JournalSettings
+from warehouse.journal import Entry, EntryStep, open_journal, tables
+from warehouse.journal.base import RecordLocked, ReplyLost, lock, locks
+from warehouse.records import ABSENT, Change, Effect, Entity
+
+pytestmark = pytest.mark.anyio
+THINGS = Entity("things")
+
+
+def made(key, before=ABSENT, after=None, **more):
+    after = {"id": key, "n": Decimal("1.50")} if after is None else after
+    image = before if after is ABSENT else after
+    return Change(
+        entity=THINGS, key={"id": key}, before=before, after=after, written=frozenset(image), **more
+    )
+
+
+def step(*keys, index=0, store="store"):
+    changes = tuple(made(key) for key in keys)
+    return EntryStep(index=index, name=f"step_{index}", tag="a", store=store, changes=changes)
+
+
+def entry(*steps, state="committing", **more):
+    return Entry(transaction_id=uuid4().hex, name=None, pattern="staged", state=state, steps=steps, **more)
+
+
+@contextmanager
+def database(server):
+    """A PostgreSQL database of one's own."""
+    name = f"journal_{uuid4().hex[:12]}"
+    plain = make_url(server.url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(plain, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield (
+            make_url(server.url)
+            .set(drivername="postgresql+psycopg", database=name)
+            .render_as_string(hide_password=False)
+        )
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def url(request, tmp_path):
+    if request.param == "memory":
+        yield "memory://"
+    elif request.param == "sqlite":
+        servers.used("SQLite", sqlite3.sqlite_version, "embedded")
+        yield f"sqlite:///{tmp_path}/journal.db"
+    else:
+        with database(request.getfixturevalue("postgres")) as fresh:
+            yield fresh
+
+
+@pytest.fixture
+async def journal(url):
+    journal = open_journal(JournalSettings(url=url))
+    await journal.open()
+    yield journal
+    await journal.close()
+
+
+# The contract
+
+
+async def test_a_transaction_from_beginning_to_end(journal):
+    assert await journal.sequence() == 0
+    one = entry(step(1, 2), step(3, index=1), tokens={"store": "42"}, detail={"x": [1, None]})
+    assert await journal.locked(one.locks()) is None
+    await journal.decide(one, 0)
+    taken = await journal.locked(one.locks())
+    assert isinstance(taken, RecordLocked)
+    assert one.transaction_id in taken.message
+    assert await journal.locked([lock("store", THINGS, {"id": 4})]) is None
+    assert await journal.locked([]) is None
+    assert await journal.entries() == [one]
+    await journal.change_state(one.transaction_id, "compensating", {"y": 1})
+    (now,) = await journal.entries(["compensating"])
+    assert (now.state, now.detail, now.steps) == ("compensating", {"x": [1, None], "y": 1}, one.steps)
+    assert await journal.locked(one.locks()) is not None
+    await journal.finish(one.transaction_id, "failed", {"z": 2})
+    assert await journal.locked(one.locks()) is None
+    assert await journal.sequence() == 1
+    (now,) = await journal.entries(["failed"])
+    assert (now.detail, now.tokens) == ({"x": [1, None], "y": 1, "z": 2}, {"store": "42"})
+    assert await journal.entries(["committing", "compensating"]) == []
+    assert await journal.entries([]) == []
+
+
+async def test_steps_come_back_as_they_were(journal):
+    change = Change(
+        entity=Entity("KNOWS", "relationship"),
+        key={"id": uuid4(), "sub.id": 2},
+        before={"a": [1.5, None, {"b": b"x"}], "big": 2**80},
+        after={"a": (), "n": Decimal("NaN")},
+        written=frozenset({"a", "n.x"}),
+        guard=frozenset({"big"}),
+        effects={"n": Effect("$increment", Decimal("-0.10"))},
+        claims=({"email": "x@y"},),
+        dependent=True,
+    )
+    kept = EntryStep(
+        index=7, name="odd \u00e9", tag="t", store="s", changes=(change, made(1, {"id": 1}, ABSENT))
+    )
+    await journal.decide(entry(kept), 0)
+    ((read,),) = [item.steps for item in await journal.entries()]
+    assert (read.index, read.name, read.tag, read.store) == (7, "odd \u00e9", "t", "s")
+    assert repr(read.changes) == repr(kept.changes)
+
+
+async def test_oldest_first(journal):
+    made = [entry(step(n), state="running") for n in range(4)]
+    for item in made:
+        await journal.decide(item, 0)
+        await asyncio.sleep(0.001)
+    assert [item.transaction_id for item in await journal.entries()] == [item.transaction_id for item in made]
+
+
+async def test_a_lock_keeps_others_out_wholly(journal):
+    one, other = entry(step(1, 2)), entry(step(3), step(2, index=1))
+    await journal.decide(one, 0)
+    with pytest.raises(RecordLocked) as caught:
+        await journal.decide(other, 0)
+    assert one.transaction_id in str(caught.value)
+    assert caught.value.lock == lock("store", THINGS, {"id": 2})
+    assert await journal.entries() == [one]
+    assert await journal.locked([lock("store", THINGS, {"id": 3})]) is None
+    await journal.decide(entry(step(1, 2, store="another")), 0)
+    await journal.finish(one.transaction_id, "completed", {})
+    await journal.decide(other, await journal.sequence())
+
+
+async def test_who_read_before_another_finished_is_refused(journal):
+    """Counterexample C8."""
+    since = await journal.sequence()
+    one = entry(step(1))
+    await journal.decide(one, since)
+    await journal.finish(one.transaction_id, "compensated", {})
+    late = entry(step(2), step(1, index=1))
+    with pytest.raises(RecordLocked, match="just finished") as caught:
+        await journal.decide(late, since)
+    assert caught.value.lock == lock("store", THINGS, {"id": 1})
+    assert len(await journal.entries()) == 1
+    await journal.decide(late, await journal.sequence())
+    await journal.finish(late.transaction_id, "completed", {})
+    again = entry(step(1))
+    with pytest.raises(RecordLocked):
+        await journal.decide(again, since + 1)
+    await journal.decide(again, since + 2)
+
+
+async def test_a_claimed_value_is_locked_too(journal):
+    with_email = EntryStep(
+        index=0,
+        name="s",
+        tag="a",
+        store="store",
+        changes=(made(1, claims=({"email": "x"}, {"a": 1, "b": 2})),),
+    )
+    assert len(with_email.locks()) == 3
+    await journal.decide(entry(with_email), 0)
+    for values in ({"email": "x"}, {"b": 2, "a": 1}):
+        assert await journal.locked([lock("store", THINGS, values)]) is not None
+    assert await journal.locked([lock("store", THINGS, {"email": "y"})]) is None
+
+
+async def test_many_locks(journal):
+    many = entry(step(*range(1500)))
+    await journal.decide(many, 0)
+    assert await journal.locked([lock("store", THINGS, {"id": n}) for n in range(1499, 4000)]) is not None
+    with pytest.raises(RecordLocked):
+        await journal.decide(entry(step(*range(1499, 3000))), 0)
+    await journal.finish(many.transaction_id, "completed", {})
+    with pytest.raises(RecordLocked):
+        await journal.decide(entry(step(*range(1499, 3000))), 0)
+    await journal.decide(entry(step(*range(1499, 3000))), 1)
+
+
+async def test_steps_are_added_and_replaced(journal):
+    saga = entry(step(1), state="running", tokens={"a": "1"})
+    await journal.decide(saga, 0)
+    await journal.append(saga.transaction_id, step(2, index=1), 0, {"b": "2"})
+    await journal.append(saga.transaction_id, step(1, 3, index=1), 0, {})
+    (now,) = await journal.entries()
+    assert now.steps == (step(1), step(1, 3, index=1))
+    assert now.tokens == {"a": "1", "b": "2"}
+    other = entry(step(9), state="running")
+    await journal.decide(other, 0)
+    with pytest.raises(RecordLocked):
+        await journal.append(other.transaction_id, step(3, index=1), 0, {})
+    await journal.finish(saga.transaction_id, "completed", {})
+    with pytest.raises(RecordLocked):
+        await journal.append(other.transaction_id, step(3, index=1), 0, {})
+    await journal.append(other.transaction_id, step(3, index=1), await journal.sequence(), {})
+    for n in range(1, 4):
+        assert (await journal.locked([lock("store", THINGS, {"id": n})]) is not None) is (n == 3)
+
+
+async def test_what_ended_or_never_was_takes_no_more_writes(journal):
+    one = entry(step(1))
+    await journal.decide(one, 0)
+    await journal.finish(one.transaction_id, "completed", {})
+    for name in (one.transaction_id, "nobody"):
+        for write in (
+            journal.append(name, step(2, index=1), 9, {}),
+            journal.change_state(name, "compensating", {}),
+            journal.finish(name, "compensated", {}),
+        ):
+            with pytest.raises(JournalUnavailable, match="no open transaction"):
+                await write
+    with pytest.raises(JournalUnavailable):
+        await journal.decide(one, 9)
+    assert [item.state for item in await journal.entries()] == ["completed"]
+    assert await journal.sequence() == 1
+
+
+async def test_a_tombstone_keeps_a_late_decide_out(journal):
+    """Counterexample C2."""
+    late = entry(step(1))
+    assert await journal.settle(late.transaction_id) is False
+    assert await journal.entries() == []
+    with pytest.raises(JournalUnavailable):
+        await journal.decide(late, 0)
+    assert await journal.locked(late.locks()) is None
+    early = entry(step(1))
+    await journal.decide(early, 0)
+    assert await journal.settle(early.transaction_id) is True
+    await journal.finish(early.transaction_id, "completed", {})
+
+
+async def test_it_opens_again_with_everything(journal, url):
+    one = entry(step(1))
+    await journal.decide(one, 0)
+    await journal.finish(one.transaction_id, "completed", {})
+    await journal.close()
+    await journal.close()
+    if url != "memory://":
+        with pytest.raises(JournalUnavailable, match="is not open"):
+            await journal.sequence()
+    await journal.open()
+    assert await journal.sequence() == 1
+    assert [item.state for item in await journal.entries()] == ["completed"]
+
+
+async def test_of_many_that_want_the_same_records_one_gets_them(journal):
+    """In whatever order each names them."""
+    wanted = [entry(step(*order)) for order in ([1, 2, 3], [3, 2, 1], [2, 1, 3], [3, 1, 2]) for _ in range(4)]
+    ends = await asyncio.gather(*(journal.decide(item, 0) for item in wanted), return_exceptions=True)
+    assert sum(end is None for end in ends) == 1
+    assert all(end is None or isinstance(end, RecordLocked) for end in ends)
+    assert len(await journal.entries()) == 1
+
+
+async def test_at_once_nothing_is_lost(journal):
+    count = 0
+
+    async def work(number):
+        nonlocal count
+        for _ in range(6):
+            since = await journal.sequence()
+            mine = entry(step(number % 3, 10 + number))
+            try:
+                await journal.decide(mine, since)
+            except RecordLocked:
+                await asyncio.sleep(0.002)
+                continue
+            await journal.change_state(mine.transaction_id, "compensating", {})
+            await journal.finish(mine.transaction_id, "compensated", {})
+            count += 1
+
+    await asyncio.gather(*(work(number) for number in range(12)))
+    assert await journal.sequence() == count == len(await journal.entries(["compensated"])) > 0
+    assert await journal.locked([lock("store", THINGS, {"id": n}) for n in range(30)]) is None
+
+
+async def test_a_record_that_came_and_went_during_a_decide_is_noticed(journal, url):
+    """Counterexample C8, at its narrowest: between the look at the locks and the taking of them."""
+    if not url.startswith("postgres"):
+        return  # the writes of the others come one after the other
+    since = await journal.sequence()
+    seen = threading.Event()
+    go = threading.Event()
+
+    def pause(connection, cursor, statement, parameters, context, executemany):
+        if (
+            threading.current_thread().name == "slow"
+            and "warehouse_locks" in statement
+            and statement.startswith("INSERT")
+        ):
+            seen.set()
+            go.wait(5)
+
+    sa.event.listen(journal._engine, "before_cursor_execute", pause)
+    slow, fast = entry(step(1)), entry(step(1))
+    ends = []
+
+    def run():
+        try:
+            journal._write_there(tables.decide, (slow, since))
+            ends.append(None)
+        except Exception as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=run, name="slow")
+    thread.start()
+    await asyncio.to_thread(seen.wait, 5)
+    await journal.decide(fast, since)
+    await journal.finish(fast.transaction_id, "completed", {})
+    go.set()
+    await asyncio.to_thread(thread.join)
+    assert isinstance(ends[0], RecordLocked)
+
+
+def test_locks_are_equal_exactly_for_equal_keys():
+    same = lock("s", THINGS, {"a": 1, "b": "x"})
+    assert same == lock("s", THINGS, {"b": "x", "a": 1})
+    assert len(same) == 16
+    others = [
+        lock("other", THINGS, {"a": 1, "b": "x"}),
+        lock("s", Entity("things", "relationship"), {"a": 1, "b": "x"}),
+        lock("s", Entity("thing"), {"a": 1, "b": "x"}),
+        lock("s", THINGS, {"a": "1", "b": "x"}),
+        lock("s", THINGS, {"a": 1}),
+    ]
+    assert len({same, *others}) == 6
+    assert list(locks("s", [made(1), made(1), made(2)]).values()) == [
+        (THINGS, {"id": 1}),
+        (THINGS, {"id": 2}),
+    ]
+
+
+# Files
+
+
+def sqlite_url(path):
+    return f"sqlite:///{path}"
+
+
+async def test_only_the_owner_may_read_the_file(tmp_path):
+    old = os.umask(0)
+    try:
+        async with World(journal=sqlite_url(tmp_path / "journal.db")) as world:
+            await world.run(insert("a", {"id": 1}), insert("p", {"id": 1}))
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    finally:
+        os.umask(old)
+    assert set(modes) >= {"journal.db"}
+    assert set(modes.values()) == {0o600}
+
+
+async def test_reading_takes_no_lock_and_waits_for_none(tmp_path):
+    path = tmp_path / "journal.db"
+    journal = open_journal(JournalSettings(url=sqlite_url(path)))
+    await journal.open()
+    writer = sqlite3.connect(path, isolation_level=None, timeout=0.2)
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("UPDATE warehouse_meta SET sequence = 7")
+    started = time.monotonic()
+    assert await journal.sequence() == 0
+    assert await journal.locked([b"x" * 16]) is None
+    assert await journal.entries() == []
+    assert time.monotonic() - started < 0.5
+    writer.execute("COMMIT")
+    assert await journal.sequence() == 7
+    one = entry(step(1))
+    await journal.decide(one, 0)
+    await journal.entries()
+    writer.execute("BEGIN IMMEDIATE")  # a read that kept a lock would refuse this
+    writer.execute("ROLLBACK")
+    writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    writer.close()
+    await journal.close()
+
+
+async def test_it_is_durable_at_every_commit(tmp_path):
+    journal = open_journal(JournalSettings(url=sqlite_url(tmp_path / "journal.db")))
+    await journal.open()
+    with journal._engine.connect() as connection:
+        pragmas = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "busy_timeout")
+        ]
+    assert pragmas == ["wal", 2, 10_000]
+    await journal.close()
+
+
+CHILD = textwrap.dedent(
+    """
+    import asyncio, sys
+    from uuid import uuid4
+    from warehouse.config import JournalSettings
+    from warehouse.journal import Entry, EntryStep, open_journal, tables
+    from warehouse.journal.base import RecordLocked
+    from warehouse.records import ABSENT, Change, Entity
+
+    async def main():
+        journal = open_journal(JournalSettings(url=sys.argv[1]))
+        await journal.open()
+        made = 0
+        for number in range(10):
+            since = await journal.sequence()
+            key = {"id": number % 3}
+            change = Change(entity=Entity("e"), key=key, before=ABSENT, after=key, written=frozenset(["id"]))
+            step = EntryStep(index=0, name="s", tag="t", store="s", changes=(change,))
+            entry = Entry(transaction_id=uuid4().hex, name=None, pattern="staged", state="committing", steps=(step,))
+            try:
+                await journal.decide(entry, since)
+            except RecordLocked:
+                await asyncio.sleep(0.005)
+                continue
+            await journal.finish(entry.transaction_id, "completed", {})
+            made += 1
+        await journal.close()
+        print(made)
+
+    asyncio.run(main())
+    """
+)
+
+
+async def test_several_processes_at_once(url):
+    if url == "memory://":
+        return
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    ends = [await asyncio.to_thread(child.communicate) for child in children]
+    assert [child.returncode for child in children] == [0, 0, 0], ends
+    journal = open_journal(JournalSettings(url=url))
+    await journal.open()
+    assert (
+        await journal.sequence()
+        == sum(int(out) for out, _ in ends)
+        == len(await journal.entries(["completed"]))
+    )
+    await journal.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: folder / "nowhere" / "journal.db", "No such file or directory"),
+        (lambda folder: folder, "Is a directory"),
+        (lambda folder: not_a_database(folder), "file is not a database"),
+    ],
+)
+async def test_files_that_cannot_be_opened(tmp_path, make, said):
+    path = make(tmp_path)
+    world = World(journal=sqlite_url(path))
+    for _ in range(2):
+        with pytest.raises(JournalUnavailable) as caught:
+            await world.run(insert("a", {"id": 1}))
+        assert said in str(caught.value)
+        assert str(path) in str(caught.value)
+    assert not any(world.everything().values())
+    assert not [call for call in world.faults.calls if not call.startswith("journal.")]
+
+
+def not_a_database(folder):
+    path = folder / "text.db"
+    path.write_text("this is no database at all, " * 100)
+    return path
+
+
+async def test_a_journal_of_another_layout(tmp_path):
+    path = tmp_path / "journal.db"
+    journal = open_journal(JournalSettings(url=sqlite_url(path)))
+    await journal.open()
+    await journal.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE warehouse_meta SET version = 99")
+    connection.close()
+    with pytest.raises(ConfigError, match="layout 99"):
+        await journal.open()
+
+
+async def test_a_full_disk_leaves_nothing_changed(tmp_path):
+    """SQLite is told that its file may not grow any more."""
+    async with World(journal=sqlite_url(tmp_path / "journal.db")) as world:
+        (await world.run(insert("a", {"id": 1}), insert("p", {"id": 1}))).raise_for_status()
+
+        def full(connection, *_):
+            connection.execute("PRAGMA max_page_count = 1")
+
+        sa.event.listen(world.journal._engine, "checkout", full)
+        big = "x" * 300_000
+        for pattern in ("staged", "saga"):
+            with pytest.raises(JournalUnavailable, match="disk is full"):
+                await world.run(
+                    insert("a", {"id": 2, "big": big}), insert("p", {"id": 2, "big": big}), pattern=pattern
+                )
+        assert set(world.rows("a")) == set(world.rows("p")) == {1}
+        sa.event.remove(world.journal._engine, "checkout", full)
+
+        def room(connection, *_):
+            connection.execute("PRAGMA max_page_count = 1000000")
+
+        sa.event.listen(world.journal._engine, "checkout", room)
+        assert await world.leftovers() == []
+        assert (await world.run(insert("a", {"id": 2}), insert("p", {"id": 2}))).ok
+
+
+async def test_a_file_that_somebody_else_keeps_locked(tmp_path, monkeypatch):
+    monkeypatch.setattr("warehouse.journal.sql._BUSY", 100)
+    path = tmp_path / "journal.db"
+    async with World(journal=sqlite_url(path)) as world:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JournalUnavailable, match="database is locked"):
+            await world.run(insert("a", {"id": 1}), insert("p", {"id": 1}))
+        assert (await world.run(insert("a", {"id": 1}))).ok  # which only reads the locks
+        other.execute("ROLLBACK")
+        other.close()
+        assert world.rows("p") == {}
+        assert (await world.run(insert("a", {"id": 2}), insert("p", {"id": 1}))).ok
+
+
+READ_ONLY = textwrap.dedent(
+    """
+    import asyncio, os, sys
+    if os.getuid() == 0:
+        os.setgid(65534); os.setuid(65534)
+    from warehouse import AsyncWarehouse, JournalUnavailable
+
+    async def main():
+        warehouse = AsyncWarehouse(journal={"url": sys.argv[1]}, adapters={"a": {"adapter": "memory"}})
+        try:
+            await warehouse.transaction([{"operation": "insert", "from": {"tag": "a", "entity": "e"}, "data": {"id": 1}}])
+        except JournalUnavailable as error:
+            print(error)
+
+    asyncio.run(main())
+    """
+)
+
+
+async def test_a_file_that_may_not_be_written(tmp_path):
+    path = tmp_path / "journal.db"
+    journal = open_journal(JournalSettings(url=sqlite_url(path)))
+    await journal.open()
+    await journal.close()
+    path.chmod(0o444)
+    for folder in (tmp_path, *tmp_path.parents):
+        if (
+            folder.stat().st_uid == os.getuid()
+            and folder != folder.parent
+            and str(folder).startswith("/tmp/")
+        ):
+            folder.chmod(0o755)
+    ended = subprocess.run(
+        [sys.executable, "-c", READ_ONLY, sqlite_url(path)], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "cannot be opened" in ended.stdout
+    assert "Permission denied" in ended.stdout
+
+
+# Other servers
+
+
+async def test_a_server_that_is_not_there(tmp_path):
+    world = World(journal="postgresql+psycopg://me:secret@127.0.0.1:9/none?connect_timeout=2")
+    with pytest.raises(JournalUnavailable) as caught:
+        await world.run(insert("a", {"id": 1}))
+    assert "cannot be opened" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_server_that_goes_away(postgres):
+    """A connection that is lost before the commit is no reply that is lost."""
+    with database(postgres) as url:
+        async with World(journal=url) as world:
+            assert (await world.run(insert("a", {"id": 1}), insert("p", {"id": 1}))).ok
+
+            def cut(connection, cursor, statement, parameters, context, executemany):
+                if statement.startswith("INSERT INTO warehouse_steps"):
+                    connection.connection.driver_connection.close()
+
+            sa.event.listen(world.journal._engine, "before_cursor_execute", cut)
+            with pytest.raises(JournalUnavailable):
+                await world.run(insert("a", {"id": 2}), insert("p", {"id": 2}))
+            sa.event.remove(world.journal._engine, "before_cursor_execute", cut)
+            assert world.rows("a") == {1: {}}
+
+            def cut_commit(connection):
+                connection.connection.driver_connection.close()
+
+            sa.event.listen(world.journal._engine, "commit", cut_commit)
+            with pytest.raises((JournalUnavailable, OutcomeUnknown)):
+                await world.run(insert("a", {"id": 2}), insert("p", {"id": 2}))
+            sa.event.remove(world.journal._engine, "commit", cut_commit)
+            assert world.rows("a") == {1: {}}
+            assert (await world.run(insert("a", {"id": 2}), insert("p", {"id": 2}))).ok
+
+
+async def test_a_lost_commit_is_settled_by_a_tombstone(postgres):
+    with database(postgres) as url:
+        journal = open_journal(JournalSettings(url=url))
+        await journal.open()
+
+        def lose(connection):
+            sa.event.remove(journal._engine, "commit", lose)
+            connection.connection.driver_connection.close()
+
+        sa.event.listen(journal._engine, "commit", lose)
+        one = entry(step(1))
+        with pytest.raises(ReplyLost):
+            await journal.decide(one, 0)
+        assert await journal.settle(one.transaction_id) is False
+        with pytest.raises(JournalUnavailable):
+            await journal.decide(one, 0)
+        await journal.close()
