@@ -149,8 +149,9 @@ class Demo:
             table.add_row(escape(why), str(whys[why, "staged"]), str(whys[why, "saga"]))
         self.console.print(table)
         self.console.print(
-            "As staged, nothing of them was visible to anybody (but a vector, where the commit was refused); as a "
-            "saga, their first steps were committed, and undone."
+            "As staged, nothing of them was visible to anybody, but where the commit itself was refused: what is "
+            "planned had been written by then, and was undone. As a saga, their first steps were committed, and "
+            "undone."
         )
         for airport, result in outcome.failed:
             self.console.print(f"[bold red]{airport.iata} failed:", escape(str(result.error)))
@@ -210,10 +211,14 @@ def show_data(data: Sequence[Airport], console: Console) -> None:
     """What the data is like, gaps and all."""
     gaps = sum(each.city is None or each.state is None for each in data)
     console.print(
-        f"{len(data):,} airports from the package vega_datasets. City and state are missing from {gaps}: null in "
-        "the row, left out of the document, no relationship in the graph. Each airport is one transaction: a node "
-        "and its relationship to its state, a vector, a document, a row."
+        f"{len(data):,} airports from the package vega_datasets. Each is one transaction: a node and its "
+        "relationship to its state, a vector, a document, a row."
     )
+    if gaps:
+        console.print(
+            f"City and state are missing from {gaps}: null in the row, left out of the document, no relationship "
+            "in the graph."
+        )
 
 
 async def run(chosen: argparse.Namespace, places: stores.Stores, console: Console) -> bool:

@@ -41,6 +41,7 @@ class Capabilities:
     * `asks`: `outcome(token)` can tell later whether a unit committed.
     * `guards`: how far a write can be conditioned on the before image. `full`: on every field.
     * `settle`: seconds after which no write of ours can still arrive (stores without a clock of their own).
+    * `together`: several steps can be executed in one round trip.
     * `savepoints`: a step may fail inside a unit without ending it.
     * `operations`, `conditions`, `updates`: what it executes; anything else is refused before it runs.
     * `relationships`: it has entities of kind `relationship`.
@@ -55,6 +56,7 @@ class Capabilities:
     asks: bool = False
     guards: Guards = "full"
     settle: float = 0.0
+    together: bool = False
     savepoints: bool = False
     operations: frozenset[str] = frozenset({"insert", "update", "upsert", "delete"})
     conditions: frozenset[str] = conditions.OPERATORS
@@ -268,4 +270,16 @@ class Unit(Protocol):
 
     async def rollback(self) -> None:
         """Give up whatever is open. Never raises; may be called at any time, repeatedly."""
+        ...
+
+
+class TogetherUnit(Unit, Protocol):
+    """A unit of a store that declares `together`."""
+
+    async def execute_together(self, requests: Sequence[Request]) -> list[StepChanges] | None:
+        """Run several operations, in order, in one round trip, as the first thing that the unit does.
+
+        None: these cannot go together, and nothing was done. After an error nobody can tell which of them
+        failed: the engine rolls the unit back, and executes them one by one in another.
+        """
         ...

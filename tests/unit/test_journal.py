@@ -159,7 +159,7 @@ async def test_who_read_before_another_finished_is_refused(journal):
     await journal.decide(one, since)
     await journal.finish(one.transaction_id, "compensated", {})
     late = entry(step(2), step(1, index=1))
-    with pytest.raises(RecordLocked, match="just finished") as caught:
+    with pytest.raises(RecordLocked, match="which was faster") as caught:
         await journal.decide(late, since)
     assert caught.value.lock == lock("store", THINGS, {"id": 1})
     assert len(await journal.entries()) == 1
@@ -303,7 +303,7 @@ async def test_a_record_that_came_and_went_during_a_decide_is_noticed(journal, u
     seen = threading.Event()
     go = threading.Event()
 
-    def pause(connection, cursor, statement, parameters, context, executemany):
+    def pause(connection, _, statement, *more):
         if (
             threading.current_thread().name == "slow"
             and "warehouse_locks" in statement
@@ -320,7 +320,7 @@ async def test_a_record_that_came_and_went_during_a_decide_is_noticed(journal, u
         try:
             journal._write_there(tables.decide, (slow, since))
             ends.append(None)
-        except Exception as error:
+        except RecordLocked as error:
             ends.append(error)
 
     thread = threading.Thread(target=run, name="slow")
@@ -443,22 +443,29 @@ CHILD = textwrap.dedent(
 async def test_several_processes_at_once(url):
     if url == "memory://":
         return
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(3)
-    ]
-    ends = [await asyncio.to_thread(child.communicate) for child in children]
-    assert [child.returncode for child in children] == [0, 0, 0], ends
+    children = [asyncio.to_thread(run_child, CHILD, url) for _ in range(3)]
+    ends = await asyncio.gather(*children)
+    assert [end.returncode for end in ends] == [0, 0, 0], ends
     journal = open_journal(JournalSettings(url=url))
     await journal.open()
     assert (
         await journal.sequence()
-        == sum(int(out) for out, _ in ends)
+        == sum(int(end.stdout) for end in ends)
         == len(await journal.entries(["completed"]))
     )
     await journal.close()
+
+
+def run_child(code, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def not_a_database(folder):
+    path = folder / "text.db"
+    path.write_text("this is no database at all, " * 100)
+    return path
 
 
 @pytest.mark.parametrize(
@@ -466,7 +473,7 @@ async def test_several_processes_at_once(url):
     [
         (lambda folder: folder / "nowhere" / "journal.db", "No such file or directory"),
         (lambda folder: folder, "Is a directory"),
-        (lambda folder: not_a_database(folder), "file is not a database"),
+        (not_a_database, "file is not a database"),
     ],
 )
 async def test_files_that_cannot_be_opened(tmp_path, make, said):
@@ -479,12 +486,6 @@ async def test_files_that_cannot_be_opened(tmp_path, make, said):
         assert str(path) in str(caught.value)
     assert not any(world.everything().values())
     assert not [call for call in world.faults.calls if not call.startswith("journal.")]
-
-
-def not_a_database(folder):
-    path = folder / "text.db"
-    path.write_text("this is no database at all, " * 100)
-    return path
 
 
 async def test_a_journal_of_another_layout(tmp_path):
@@ -525,6 +526,41 @@ async def test_a_full_disk_leaves_nothing_changed(tmp_path):
         assert (await world.run(insert("a", {"id": 2}), insert("p", {"id": 2}))).ok
 
 
+NO_ROOM = textwrap.dedent(
+    """
+    import asyncio, os, resource, signal, sys
+    from warehouse import AsyncWarehouse, JournalUnavailable
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    steps = [
+        {"operation": "insert", "from": {"tag": tag, "entity": "e"}, "data": {"id": 1}} for tag in ("a", "p")
+    ]
+
+    async def main():
+        stores = {"a": {"adapter": "memory"}, "p": {"adapter": "memory", "transactions": False}}
+        async with AsyncWarehouse(journal={"url": "sqlite:///" + sys.argv[1]}, adapters=stores) as warehouse:
+            size = os.path.getsize(sys.argv[1] + "-wal")
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
+            try:
+                await warehouse.transaction(steps)
+            except JournalUnavailable as error:
+                print(error)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            print((await warehouse.transaction(steps)).status)
+
+    asyncio.run(main())
+    """
+)
+
+
+async def test_no_room_at_the_commit_itself(tmp_path):
+    """Then nothing was written, and there is no room for a tombstone either."""
+    ended = await asyncio.to_thread(run_child, NO_ROOM, str(tmp_path / "journal.db"))
+    assert ended.stderr == ""
+    assert ended.stdout.splitlines()[1:] == ["completed"]
+    assert "cannot be written: disk I/O error" in ended.stdout
+
+
 async def test_a_file_that_somebody_else_keeps_locked(tmp_path, monkeypatch):
     monkeypatch.setattr("warehouse.journal.sql._BUSY", 100)
     path = tmp_path / "journal.db"
@@ -540,44 +576,18 @@ async def test_a_file_that_somebody_else_keeps_locked(tmp_path, monkeypatch):
         assert (await world.run(insert("a", {"id": 2}), insert("p", {"id": 1}))).ok
 
 
-READ_ONLY = textwrap.dedent(
-    """
-    import asyncio, os, sys
-    if os.getuid() == 0:
-        os.setgid(65534); os.setuid(65534)
-    from warehouse import AsyncWarehouse, JournalUnavailable
-
-    async def main():
-        warehouse = AsyncWarehouse(journal={"url": sys.argv[1]}, adapters={"a": {"adapter": "memory"}})
-        try:
-            await warehouse.transaction([{"operation": "insert", "from": {"tag": "a", "entity": "e"}, "data": {"id": 1}}])
-        except JournalUnavailable as error:
-            print(error)
-
-    asyncio.run(main())
-    """
-)
-
-
 async def test_a_file_that_may_not_be_written(tmp_path):
-    path = tmp_path / "journal.db"
-    journal = open_journal(JournalSettings(url=sqlite_url(path)))
-    await journal.open()
-    await journal.close()
-    path.chmod(0o444)
-    for folder in (tmp_path, *tmp_path.parents):
-        if (
-            folder.stat().st_uid == os.getuid()
-            and folder != folder.parent
-            and str(folder).startswith("/tmp/")
-        ):
-            folder.chmod(0o755)
-    ended = subprocess.run(
-        [sys.executable, "-c", READ_ONLY, sqlite_url(path)], capture_output=True, text=True, check=False
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert "cannot be opened" in ended.stdout
-    assert "Permission denied" in ended.stdout
+    async with World(journal=sqlite_url(tmp_path / "journal.db")) as world:
+
+        def refuse(connection, *_):
+            connection.execute("PRAGMA query_only = 1")
+
+        sa.event.listen(world.journal._engine, "checkout", refuse)
+        for pattern in ("staged", "saga"):
+            with pytest.raises(JournalUnavailable, match="attempt to write a readonly database"):
+                await world.run(insert("a", {"id": 1}), insert("p", {"id": 1}), pattern=pattern)
+        assert not any(world.everything().values())
+        assert (await world.run(insert("a", {"id": 1}))).ok  # which only reads the locks
 
 
 # Other servers
@@ -597,7 +607,7 @@ async def test_a_server_that_goes_away(postgres):
         async with World(journal=url) as world:
             assert (await world.run(insert("a", {"id": 1}), insert("p", {"id": 1}))).ok
 
-            def cut(connection, cursor, statement, parameters, context, executemany):
+            def cut(connection, _, statement, *more):
                 if statement.startswith("INSERT INTO warehouse_steps"):
                     connection.connection.driver_connection.close()
 
@@ -624,13 +634,13 @@ async def test_a_lost_commit_is_settled_by_a_tombstone(postgres):
         await journal.open()
 
         def lose(connection):
-            sa.event.remove(journal._engine, "commit", lose)
             connection.connection.driver_connection.close()
 
         sa.event.listen(journal._engine, "commit", lose)
         one = entry(step(1))
         with pytest.raises(ReplyLost):
             await journal.decide(one, 0)
+        sa.event.remove(journal._engine, "commit", lose)
         assert await journal.settle(one.transaction_id) is False
         with pytest.raises(JournalUnavailable):
             await journal.decide(one, 0)

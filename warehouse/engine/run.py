@@ -7,13 +7,13 @@ import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import anyio
 
-from warehouse.adapter import Query, StepChanges, Unit, UnitSettings
+from warehouse.adapter import Query, StepChanges, TogetherUnit, Unit, UnitSettings
 from warehouse.engine.options import Options
-from warehouse.engine.plan import Step
+from warehouse.engine.plan import Step, no_reference
 from warehouse.engine.references import split
 from warehouse.engine.retry import Retries
 from warehouse.errors import InvalidOperation, StepFailed, StoreError, WarehouseError
@@ -91,6 +91,7 @@ class Run:
         self.pattern: Pattern = pattern
         self.started = started
         self.since = 0
+        self.patience = options.lock_timeout
         self.states: dict[int, StepState] = {}
         self.units: dict[str, OpenUnit] = {}
         self.residue: list[Residue] = []
@@ -131,6 +132,38 @@ class Run:
             raise self.fail(state, StoreError(f"{type(error).__name__}: {error}"), error) from error
         finally:
             state.duration += time.monotonic() - began
+
+    async def execute_together(self, steps: Sequence[Step]) -> bool:
+        """Execute the steps of one store in one round trip, where store and steps allow it.
+
+        False: nothing was done, or something failed and was rolled back: execute them one by one.
+        """
+        if len(steps) < 2 or self.units or not all(self._is_plain(step) for step in steps):  # noqa: PLR2004
+            return False
+        began = time.monotonic()
+        opened = await self.open(steps[0].participant)
+        unit = cast("TogetherUnit", opened.unit)
+        try:
+            done = await unit.execute_together([step.request(no_reference) for step in steps])
+        except StoreError:
+            done = None
+        if done is None:
+            await self.close()
+            return False
+        for step, changes in zip(steps, done, strict=True):
+            state = self.states[step.index]
+            state.done, state.status = changes, "executed"
+            state.attempts += 1
+            state.duration += (time.monotonic() - began) / len(steps)
+            opened.steps.append(state)
+        return True
+
+    def _is_plain(self, step: Step) -> bool:
+        """Whether nothing but the store decides how the step ends."""
+        operation = step.operation
+        limited = operation.timeout or self.options.step_timeout or operation.expect or operation.allow_fail
+        together = step.participant.adapter.capabilities.together
+        return together and step.ready is not None and not step.depends and not limited
 
     async def _execute_in_time(self, state: StepState, limit: float | None) -> None:
         if limit is None:
@@ -209,7 +242,7 @@ class Run:
         opened = self.units.get(participant.identity)
         if opened is None:
             stack = AsyncExitStack()
-            settings = UnitSettings(transaction_id=self.id, lock_timeout=self.options.lock_timeout)
+            settings = UnitSettings(transaction_id=self.id, lock_timeout=self.patience)
             unit = await stack.enter_async_context(participant.adapter.unit(settings))
             opened = self.units[participant.identity] = OpenUnit(participant, unit, stack)
         return opened
@@ -285,7 +318,7 @@ class Run:
             raise RuntimeError("the transaction has not ended")
         left = {item.step for item in self.residue}
         results = {state.step.name: self._step_result(state, left) for state in self.states.values()}
-        return TransactionResult.model_construct(
+        return TransactionResult(
             transaction_id=self.id,
             name=self.options.name,
             status=self.status,
@@ -300,7 +333,7 @@ class Run:
     def _step_result(self, state: StepState, left: set[str]) -> StepResult:
         changes = [] if state.done is None else [item for item in state.done.changes if not item.dependent]
         returning = state.step.operation.returning
-        return StepResult.model_construct(
+        return StepResult(
             status=self._step_status(state, left),
             data=[project(change.visible, returning) for change in changes],
             actions=[change.action for change in changes],

@@ -40,7 +40,8 @@ class _Stage:
     async def run_all(self, groups: list[list[Step]]) -> StepFailed | None:
         with anyio.move_on_after(self._run.remaining) as scope:
             if len(groups) == 1:
-                await self._work(groups[0], self._try)
+                if not await self._run.execute_together(groups[0]):
+                    await self._work(groups[0], self._try)
             else:
                 async with anyio.create_task_group() as tasks:
                     for group in groups:

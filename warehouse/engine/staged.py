@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 import anyio
 
@@ -15,6 +16,10 @@ from warehouse.engine.run import OpenUnit, Run, StepState, locks
 from warehouse.engine.stage import stage
 from warehouse.errors import JournalUnavailable, StepFailed, StoreError, TransactionConflict
 from warehouse.journal.base import Entry, RecordLocked, ReplyLost, State
+
+# Two transactions that stage several stores side by side may each hold what the other waits for, and no store
+# can see that. So the first attempt waits only so many seconds for a lock; the next ones go store by store.
+_PATIENCE: Final = 0.25
 
 
 async def run_staged(run: Run, steps: Sequence[Step]) -> None:
@@ -42,6 +47,9 @@ async def _attempt(
     """Stage and conclude once; what kept it from taking effect, or None where the run has ended."""
     if not is_alone([step.participant for step in steps]):
         run.since = await run.journal.sequence()
+        run.patience = (
+            run.options.lock_timeout if ordered_by_tag else min(_PATIENCE, run.options.lock_timeout)
+        )
     failure = await stage(run, steps, ordered_by_tag=ordered_by_tag)
     if failure is not None:
         return failure

@@ -67,7 +67,7 @@ class RecordLocked(TransactionConflict):
     """
 
     def __init__(self, holder: str | None, lock: Lock) -> None:
-        super().__init__(f"transaction {holder}" if holder else "a transaction that just finished")
+        super().__init__(f"transaction {holder}" if holder else "another transaction, which was faster")
         self.lock = lock
 
 

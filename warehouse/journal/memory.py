@@ -67,9 +67,8 @@ class MemoryJournal:
     async def finish(self, transaction_id: str, state: State, detail: dict[str, Any]) -> None:
         await self.change_state(transaction_id, state, detail)
         self._sequence += 1
-        for item in self._entries[transaction_id].locks():
-            if self._locks.get(item) == transaction_id:
-                del self._locks[item]
+        for item in [item for item, owner in self._locks.items() if owner == transaction_id]:
+            del self._locks[item]
             self._finished[item] = self._sequence
 
     def _entry(self, transaction_id: str) -> Entry:

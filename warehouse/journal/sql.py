@@ -7,6 +7,7 @@ SQLite's reads touch a local file that no writer blocks (WAL); they are made whe
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import sqlalchemy as sa
 from anyio import CapacityLimiter, to_thread
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from warehouse.errors import ConfigError, JournalUnavailable, WarehouseError
 from warehouse.journal import tables
@@ -28,6 +29,7 @@ _DRIVERS: Final = {
     "postgresql": "postgresql+psycopg",
     "postgres": "postgresql+psycopg",
 }
+_NOT_MADE: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}
 # How long a write waits for another process's write to the same file, in milliseconds.
 _BUSY: Final = 10_000
 
@@ -51,7 +53,7 @@ class SqlJournal:
         if self._embedded and parsed.database in {None, "", ":memory:"}:
             raise ConfigError("journal.url names no file", hint="use sqlite:///file, or memory://")
         self._engine: sa.Engine | None = None
-        self._driver_errors: tuple[type[Exception], ...] = ()
+        self._known_errors: tuple[type[Exception], ...] = (SQLAlchemyError, OSError)
         self._reader: sa.Connection | None = None
         self._limiter: CapacityLimiter | None = None
         self.description = self._url.set(query={}).render_as_string(hide_password=True)
@@ -66,7 +68,7 @@ class SqlJournal:
     def _open(self) -> None:
         try:
             self._engine = self._make_engine()
-            self._driver_errors = (self._engine.dialect.loaded_dbapi.Error,)
+            self._known_errors = (SQLAlchemyError, OSError, self._engine.dialect.loaded_dbapi.Error)
             with self._transaction(JournalUnavailable) as connection:
                 tables.create(connection)
             if self._embedded:
@@ -81,7 +83,7 @@ class SqlJournal:
 
     def _make_engine(self) -> sa.Engine:
         if not self._embedded:
-            return sa.create_engine(self._url, pool_pre_ping=True)
+            return sa.create_engine(self._url, pool_pre_ping=True, isolation_level="READ COMMITTED")
         os.close(os.open(str(self._url.database), os.O_CREAT | os.O_RDWR, 0o600))
         engine = sa.create_engine(
             self._url,
@@ -173,13 +175,17 @@ class SqlJournal:
             try:
                 self._end(connection, "COMMIT")
             except SQLAlchemyError as error:
+                if _was_refused(error):
+                    self._end(connection, "ROLLBACK")
+                    raise
                 raise lost(
                     f"the journal {self.description} did not confirm a write: {_said(error)}"
                 ) from error
 
     def _end(self, connection: sa.Connection, how: str) -> None:
         if self._embedded:
-            connection.exec_driver_sql(how)
+            if how == "COMMIT" or _is_open(connection):
+                connection.exec_driver_sql(how)
         elif how == "COMMIT":
             connection.commit()
         else:
@@ -196,7 +202,7 @@ class SqlJournal:
     def _errors(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (SQLAlchemyError, OSError, *self._driver_errors) as error:
+        except self._known_errors as error:
             raise JournalUnavailable(
                 f"the journal {self.description} cannot be {what}: {_said(error)}"
             ) from error
@@ -208,6 +214,17 @@ def _prepare(connection: Any, _: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY}"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _is_open(connection: sa.Connection) -> bool:
+    """Whether SQLite still has a transaction: some errors, such as a full disk, have ended it."""
+    return bool(getattr(connection.connection.driver_connection, "in_transaction", True))
+
+
+def _was_refused(error: SQLAlchemyError) -> bool:
+    """Whether SQLite says that it has not made the commit: another holds the file, or there is no room."""
+    said = error.orig if isinstance(error, DBAPIError) else None
+    return getattr(said, "sqlite_errorcode", None) in _NOT_MADE
 
 
 def _said(error: BaseException) -> str:

@@ -18,6 +18,10 @@ VERSION: Final = 1
 _TEXT: Final = sa.String(120)
 # Of a long list, as many go into one IN (...) as every server takes.
 _CHUNK: Final = 500
+# What whoever creates the tables locks: a number of ours.
+_CREATING: Final = 0x5748
+# Marks the row that keeps a transaction from being recorded any more.
+_TOMBSTONE: Final = "tombstone"
 
 _metadata = sa.MetaData()
 _meta = sa.Table(
@@ -83,6 +87,8 @@ class Duplicate(JournalUnavailable):
 
 def create(connection: sa.Connection) -> None:
     """Create what is missing; ConfigError if the tables are of another version."""
+    if connection.dialect.name == "postgresql":  # where two that create a table at once fail
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATING)))
     _metadata.create_all(connection)
     version = connection.scalar(sa.select(_meta.c.version))
     if version is None:
@@ -111,8 +117,9 @@ def entries(connection: sa.Connection, states: Iterable[State] | None) -> list[E
         query = query.where(_transactions.c.state.in_(list(states)))
     out = []
     for row in connection.execute(query).all():
-        steps = connection.execute(_STEPS, {"mine": row.id})
-        out.append(_entry(row, [_entry_step(step) for step in steps]))
+        entry = _entry(row, [_entry_step(step) for step in connection.execute(_STEPS, {"mine": row.id})])
+        if _TOMBSTONE not in entry.detail:
+            out.append(entry)
     return out
 
 
@@ -176,7 +183,7 @@ def entomb(connection: sa.Connection, transaction_id: str) -> None:
         "started": now,
         "finished": now,
         "tokens": encode({}),
-        "detail": encode({"tombstone": True}),
+        "detail": encode({_TOMBSTONE: True}),
     }
     _insert_transaction(connection, values)
 
@@ -209,22 +216,27 @@ def _insert_transaction(connection: sa.Connection, values: dict[str, Any]) -> No
 
 
 def _take(connection: sa.Connection, transaction_id: str, locks: Sequence[Lock], since: int) -> None:
-    """Lock records: none may be another's, nor have been finished by another since it was read."""
+    """Lock records: none may be another's, nor have been finished by another since it was read.
+
+    All take them in one order, so that no two wait for each other. What finished is looked at last, when nobody
+    can come and go any more.
+    """
+    locks = sorted(locks)
     for start in range(0, len(locks), _CHUNK):
         part = locks[start : start + _CHUNK]
         held = dict(_rows_of(connection, _locks, part))
         for item, owner in held.items():
             if owner != transaction_id:
                 raise RecordLocked(owner, item)
-        for item, number in _rows_of(connection, _finished, part):
-            if number > since:
-                raise RecordLocked(None, item)
         new = [{"record": item, "transaction_id": transaction_id} for item in part if item not in held]
         if new:
             try:
                 connection.execute(_locks.insert(), new)
             except IntegrityError as error:
                 raise RecordLocked(None, part[0]) from error
+        for item, number in _rows_of(connection, _finished, part):
+            if number > since:
+                raise RecordLocked(None, item)
 
 
 def _rows_of(connection: sa.Connection, table: sa.Table, records: Sequence[Lock]) -> list[tuple[Lock, Any]]:

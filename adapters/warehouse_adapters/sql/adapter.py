@@ -150,6 +150,7 @@ class SqlAdapter:
             holds=True,
             asks=isinstance(dialect, PostgreSQL),
             savepoints=True,
+            together=dialect.together,
             conditions=dialect.operators,
             updates=updates.OPERATORS,
         )

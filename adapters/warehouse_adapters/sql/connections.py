@@ -34,16 +34,33 @@ class Connections:
         self._engine = engine
         self._link = link
         self._age = 0
+        self._idle: list[Link] = []
+        self._waiting = 0
         self._running: set[asyncio.Task[Any]] = set()
 
     async def acquire(self) -> Link:
         """A connection. Raises StoreUnavailable where there is none in time."""
+        while self._idle:
+            link = self._idle.pop()
+            if link.is_of(self._age):
+                return link
+            self._start(self._cut(link))
         task = self._start(self._open())
+        self._waiting += 1
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             self._start(self._return(task))
             raise
+        finally:
+            self._waiting -= 1
+
+    def release(self, link: Link) -> None:
+        """Take a connection back: for the next to acquire one, or for the pool where somebody waits there."""
+        if self._waiting:
+            link.release()
+        else:
+            self._idle.append(link)
 
     async def give_up(self, link: Link) -> None:
         """Roll back and give the connection to the pool, or else cut it. Raises nothing but a cancellation."""
@@ -58,7 +75,7 @@ class Connections:
         except BaseException:
             await self.give_up(link)
             raise
-        link.release()
+        self.release(link)
         return rows
 
     async def ask(self, question: Callable[[Connection], T]) -> T:
@@ -69,6 +86,8 @@ class Connections:
         """Close what lies idle, once that which is still running has ended."""
         while self._running:
             await asyncio.wait(self._running)
+        while self._idle:
+            self._idle.pop().release()
         await self._engine.dispose()
 
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -92,7 +111,7 @@ class Connections:
     async def _return(self, task: asyncio.Task[Link]) -> None:
         """Give back a connection that nobody waits for any more."""
         with suppress(StoreError):
-            (await task).release()
+            self.release(await task)
 
     async def _give_up(self, link: Link) -> None:
         done = False
@@ -100,7 +119,7 @@ class Connections:
             async with asyncio.timeout(_GRACE):
                 done = await link.rollback()
         if done:
-            link.release()
+            self.release(link)
         else:
             await self._cut(link)
 

@@ -17,6 +17,7 @@ class Dialect(ABC):
 
     * `mark`: a placeholder; `lock`: what makes a SELECT lock its rows; `rows`: what stands before a list of
       composite keys after IN.
+    * `together`: its driver can send several statements before it waits for the first reply.
     * `returning`: INSERT ... RETURNING; `one_statement`: a row can be changed and both images returned by one
       statement.
     * `dynamic`: a column may hold values of any type.
@@ -31,6 +32,7 @@ class Dialect(ABC):
     max_parameters: ClassVar[int] = 32_000
     returning: bool = True
     one_statement: ClassVar[bool] = False
+    together: ClassVar[bool] = False
     dynamic: ClassVar[bool] = False
     text_json: ClassVar[bool] = True
     operators: ClassVar[frozenset[str]] = frozenset(

@@ -8,6 +8,7 @@ from warehouse.adapter import Request
 from warehouse.errors import ConstraintViolated, StoreContention, StoreError
 from warehouse.records import Change, Record
 from warehouse_adapters.sql import statements
+from warehouse_adapters.sql.dialects import Dialect
 from warehouse_adapters.sql.tables import Sql, Table
 from warehouse_adapters.sql.work import Work, claims, identify, inserted
 
@@ -16,6 +17,23 @@ async def insert(work: Work, table: Table, request: Request) -> list[Change]:
     """The changes of an insert, in the order of its records."""
     after = await insert_records(work, table, request.records)
     return [inserted(table, given, made) for given, made in zip(request.records, after, strict=True)]
+
+
+def is_plain(table: Table, request: Request) -> bool:
+    """Whether the request is an insert of one record, by one statement whose row is what the store keeps."""
+    return request.operation == "insert" and len(request.records) == 1 and not table.rereads
+
+
+def statement(dialect: Dialect, table: Table, request: Request) -> Sql:
+    """The statement of a plain insert."""
+    return statements.insert(dialect, table, tuple(request.records[0]), request.records)
+
+
+def change(table: Table, request: Request, made: Sequence[Record]) -> Change:
+    """The change of a plain insert that returned `made`."""
+    if len(made) != 1:
+        raise StoreError("a trigger kept rows from being inserted", entity=table.name)
+    return inserted(table, request.records[0], made[0])
 
 
 async def insert_records(work: Work, table: Table, records: Sequence[Record]) -> list[Record]:

@@ -45,6 +45,10 @@ class Link(ABC):
             self._pooled.info[_AGE] = age
         return known in {None, age}
 
+    def is_of(self, age: int) -> bool:
+        """Whether it was set up in this age."""
+        return bool(self._pooled.info.get(_AGE) == age)
+
     async def run(self, sql: Sql) -> Rows:
         """Execute one statement; its rows, if it returns any."""
         try:
@@ -65,6 +69,10 @@ class Link(ABC):
             return await self._begin(lock_timeout)
         except Exception as error:
             raise self._translated(error) from error
+
+    async def begin_with(self, lock_timeout: float, statements: Sequence[Sql]) -> tuple[str, list[Rows]]:
+        """Begin, and run `statements`, in one round trip: only where the dialect says `together`."""
+        raise NotImplementedError
 
     async def commit(self) -> None:
         """Commit; StoreOutcomeUnknown where the connection was lost on the way."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import types
 from sqlalchemy.dialects.postgresql import CITEXT, JSONB
@@ -23,6 +23,7 @@ class PostgreSQL(Dialect):
     name = "PostgreSQL"
     oldest = (13,)
     one_statement = True
+    together = True
     text_json = False
 
     def _written(self, kind: Kind, declared: Any) -> str:
@@ -73,12 +74,17 @@ class PostgreSQL(Dialect):
         return Jsonb(value) if column.binary_json else Json(value)
 
 
+_BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_XID: Final = "SELECT pg_current_xact_id()::text"
+
+
 class PsycopgLink(Link):
     """psycopg: many statements are pipelined."""
 
     def __init__(self, pooled: PoolProxiedConnection) -> None:
         super().__init__(pooled)
         self._cursor: Any = self._driver.cursor()
+        self._lock_timeout = -1.0
 
     async def _setup(self) -> None:
         from warehouse_adapters.sql.loaders import register
@@ -100,14 +106,31 @@ class PsycopgLink(Link):
             if not cursor.nextset():
                 return out
 
+    async def begin_with(self, lock_timeout: float, statements: Sequence[Sql]) -> tuple[str, list[Rows]]:
+        """Begin a transaction and run `statements` in it, all in one round trip; its token, and their rows."""
+        try:
+            await self._set_lock_timeout(lock_timeout)
+            cursors = [self._driver.cursor() for _ in statements]
+            async with self._driver.pipeline():
+                await self._driver.execute(_BEGIN)
+                await self._cursor.execute(_XID)
+                for cursor, sql in zip(cursors, statements, strict=True):
+                    await cursor.execute(sql.text, sql.params)
+            token = (await self._cursor.fetchone())[0]
+            return str(token), [await cursor.fetchall() for cursor in cursors]
+        except Exception as error:
+            raise self._translated(error) from error
+
+    async def _set_lock_timeout(self, lock_timeout: float) -> None:
+        if lock_timeout != self._lock_timeout:
+            await self._cursor.execute(f"SET lock_timeout = {max(1, round(lock_timeout * 1000))}")
+            self._lock_timeout = lock_timeout
+
     async def _begin(self, lock_timeout: float) -> str | None:
-        cursor, wait = self._cursor, max(1, round(lock_timeout * 1000))
+        cursor = self._cursor
+        await self._set_lock_timeout(lock_timeout)
         # One round trip: several statements may go together where none has parameters.
-        await cursor.execute(
-            f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {wait};"
-            " SELECT pg_current_xact_id()::text"
-        )
-        cursor.nextset()
+        await cursor.execute(f"{_BEGIN}; {_XID}")
         cursor.nextset()
         return str((await cursor.fetchone())[0])
 

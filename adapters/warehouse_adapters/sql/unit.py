@@ -61,6 +61,22 @@ class SqlUnit:
             raise done
         return StepChanges(changes=tuple(done), affected=sum(not change.dependent for change in done))
 
+    async def execute_together(self, requests: Sequence[Request]) -> list[StepChanges] | None:
+        """See `TogetherUnit.execute_together`: inserts of one record each."""
+        tables = [self._table(request.entity.name) for request in requests]
+        pairs = list(zip(tables, requests, strict=True))
+        if not all(inserts.is_plain(table, request) for table, request in pairs):
+            return None
+        self._check()
+        self._over = True  # until all of it has succeeded
+        texts = [inserts.statement(self._dialect, table, request) for table, request in pairs]
+        link = self._link = await self._connections.acquire()
+        self.token, rows = await link.begin_with(self._settings.lock_timeout, texts)
+        made = zip(pairs, rows, strict=True)
+        done = [inserts.change(table, request, table.records(some)) for (table, request), some in made]
+        self._work, self._over = Work(link, self._dialect, self._table), False
+        return [StepChanges(changes=(item,), affected=1) for item in done]
+
     async def find(self, query: Query) -> list[Record]:
         """See `Unit.find`."""
         return await self._do(_find, query)
@@ -84,7 +100,7 @@ class SqlUnit:
         if self._link is not None:
             await self._link.commit()
             link, self._link = self._link, None
-            link.release()
+            self._connections.release(link)
 
     async def rollback(self) -> None:
         """See `Unit.rollback`. A connection that does not answer is cut."""
