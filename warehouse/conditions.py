@@ -189,6 +189,8 @@ def paths(condition: Condition) -> frozenset[str]:
 
 def bind(condition: Condition, resolve: Callable[[Any], Any]) -> Condition:
     """The same tree with every operand passed through `resolve`, and checked again."""
+    if condition is EVERYTHING:
+        return condition
     match condition:
         case Compare(path, operator, value):
             bound = resolve(value)

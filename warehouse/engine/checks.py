@@ -73,20 +73,28 @@ def check_fields(
     operation: StoreOperation, where: Condition, assignments: Sequence[Assignment], info: EntityInfo
 ) -> None:
     written = _written(operation, assignments)
-    named = {*written, *conditions.paths(where), *(operation.returning or ())}
+    check_known(info, written)
+    if info.generated:
+        for path in sorted(written):
+            if path.partition(".")[0] in info.generated:
+                raise InvalidOperation("the store generates this field; it cannot be written", field=path)
+    check_known(info, conditions.paths(where))
+    check_known(info, operation.returning or ())
     if isinstance(operation, Upsert):
-        named |= {*(operation.conflict_keys or ()), *(operation.update_fields or ())}
-    check_known(info, named)
-    for path in sorted(written):
-        if path.partition(".")[0] in info.generated:
-            raise InvalidOperation("the store generates this field; it cannot be written", field=path)
+        check_known(info, operation.conflict_keys or ())
+        check_known(info, operation.update_fields or ())
 
 
 def knows(info: EntityInfo, paths: Iterable[str]) -> bool:
-    return info.fields is None or all(path.partition(".")[0] in info.fields for path in paths)
+    fields = info.fields
+    if fields is None:
+        return True
+    return all(path in fields or path.partition(".")[0] in fields for path in paths)
 
 
 def check_known(info: EntityInfo, paths: Iterable[str]) -> None:
+    if knows(info, paths):
+        return
     for path in sorted(paths):
         if not knows(info, [path]):
             hint = did_you_mean(path, info.fields or ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
@@ -101,18 +101,20 @@ def make_options(
     defaults: TransactionSettings, given: Mapping[str, Any], allowed: type[TransactionOptions | BeginOptions]
 ) -> Options:
     """The options from what the caller gave. InvalidOperation names what is unknown, bad or not there yet."""
+    if not given:
+        return _default(defaults)
     known = allowed.__annotations__ | CommonOptions.__annotations__
     for name, value in given.items():
         if name not in known:
             raise InvalidOperation(f"unknown option {name!r}", field=name, hint=did_you_mean(name, known))
         check_option(name, value)
     chosen = {name: value for name, value in given.items() if value is not None and name not in _NOT_KEPT}
-    return Options(**{**_filled_in(defaults), **chosen})
+    return replace(_default(defaults), **chosen)
 
 
 @cache
-def _filled_in(defaults: TransactionSettings) -> dict[str, Any]:
-    return defaults.model_dump()
+def _default(defaults: TransactionSettings) -> Options:
+    return Options(**defaults.model_dump())
 
 
 _NOT_KEPT: Final = {"rollback", *_LATER}

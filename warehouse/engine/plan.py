@@ -5,13 +5,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 
 from warehouse import conditions, updates
 from warehouse.adapter import EntityInfo, Request
-from warehouse.conditions import Condition
+from warehouse.conditions import EVERYTHING, Condition
 from warehouse.engine.checks import (
     check_fields,
     check_guards,
@@ -52,6 +52,7 @@ class Draft:
     where: Condition
     assignments: tuple[Assignment, ...]
     depends: frozenset[int]
+    refers: bool
 
     @property
     def tag(self) -> str:
@@ -155,7 +156,8 @@ def draft(operation: Operation, index: int, names: Sequence[str], registry: Regi
     try:
         if isinstance(operation, Call):
             raise InvalidOperation("calls are not supported yet", hint="run the action before or after")
-        depends = _depends(operation, index, names)
+        found = list(references(_content(operation)))
+        depends = _depends(operation, found, index, names)
         participant = registry.get(operation.from_.tag)
         check_type(operation.from_, participant)
         if participant.settings.read_only:
@@ -167,9 +169,10 @@ def draft(operation: Operation, index: int, names: Sequence[str], registry: Regi
             name=names[index],
             operation=operation,
             participant=participant,
-            where=conditions.parse(getattr(operation, "where", None)),
+            where=conditions.parse(operation.where) if isinstance(operation, Update | Delete) else EVERYTHING,
             assignments=updates.parse(operation.data) if isinstance(operation, Update) else (),
             depends=depends,
+            refers=bool(found),
         )
     except WarehouseError as error:
         _locate(error, names[index], operation)
@@ -205,7 +208,7 @@ async def _checked(item: Draft) -> Step:
     check_keys(operation, item.assignments, info)
     check_guards(adapter.capabilities, info)
     ready = None
-    if not any(True for _ in references(_content(operation))):
+    if not item.refers:
         ready = make_request(item, info, no_reference)
         adapter.check(ready)
     return Step(
@@ -217,6 +220,7 @@ async def _checked(item: Draft) -> Step:
         where=item.where,
         assignments=item.assignments,
         depends=item.depends,
+        refers=item.refers,
         ready=ready,
     )
 
@@ -227,11 +231,21 @@ def no_reference(reference: str) -> Any:
 
 
 def _content(operation: StoreOperation) -> list[Any]:
-    return [getattr(operation, "data", None), getattr(operation, "where", None)]
+    """The parts of an operation that may hold references."""
+    if isinstance(operation, Delete):
+        return [operation.where]
+    return [operation.data, operation.where] if isinstance(operation, Update) else [operation.data]
 
 
-def _depends(operation: StoreOperation, index: int, names: Sequence[str]) -> frozenset[int]:
-    """The indexes of the steps that `after` and the references name."""
+_NOTHING: Final[frozenset[int]] = frozenset()
+
+
+def _depends(
+    operation: StoreOperation, found: Sequence[str], index: int, names: Sequence[str]
+) -> frozenset[int]:
+    """The indexes of the steps that `after` and the references that were found name."""
+    if not found and not operation.after:
+        return _NOTHING
     out = set()
     for name in operation.after:
         if name not in names:
@@ -241,7 +255,7 @@ def _depends(operation: StoreOperation, index: int, names: Sequence[str]) -> fro
                 hint=did_you_mean(name, names),
             )
         out.add(names.index(name))
-    for reference in references(_content(operation)):
+    for reference in found:
         name, _ = split(reference)
         if name not in names[:index]:
             problem = "comes later" if name in names else "is not there"

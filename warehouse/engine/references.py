@@ -10,16 +10,17 @@ from warehouse.errors import InvalidOperation
 
 # Most values are these, and to ask whether something is a Mapping is slow.
 _SCALARS: Final = (str, int, float, bytes, NoneType)
+_MAPPINGS: Final = (dict, Mapping)
 
 
 def references(value: Any) -> Iterator[str]:
     """Every reference in `value`, at any depth."""
     if isinstance(value, _SCALARS):
         return
-    if isinstance(value, Mapping):
-        if set(value) == {"$ref"}:
+    if isinstance(value, _MAPPINGS):
+        if len(value) == 1 and "$ref" in value:
             yield value["$ref"]
-        elif set(value) != {"$literal"}:
+        elif len(value) != 1 or "$literal" not in value:
             for item in value.values():
                 yield from references(item)
     elif isinstance(value, list | tuple):
@@ -39,7 +40,7 @@ def substitute(value: Any, lookup: Callable[[str], Any]) -> Any:
     """`value` with references replaced by what `lookup` gives, and literals unwrapped."""
     if isinstance(value, _SCALARS):
         return value
-    if isinstance(value, Mapping):
+    if isinstance(value, _MAPPINGS):
         if len(value) == 1:
             if "$ref" in value:
                 return lookup(value["$ref"])

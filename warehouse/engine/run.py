@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -68,7 +68,7 @@ class OpenUnit:
 
     participant: Participant
     unit: Unit
-    stack: AsyncExitStack
+    context: AbstractAsyncContextManager[Unit]
     steps: list[StepState] = field(default_factory=list)
 
     @property
@@ -138,7 +138,7 @@ class Run:
 
         False: nothing was done, or something failed and was rolled back: execute them one by one.
         """
-        if len(steps) < 2 or self.units or not all(self._is_plain(step) for step in steps):  # noqa: PLR2004
+        if not 1 < len(steps) <= self.options.max_records or self.units or not all(self._is_plain(step) for step in steps):
             return False
         began = time.monotonic()
         opened = await self.open(steps[0].participant)
@@ -241,10 +241,10 @@ class Run:
         """The open unit of the participant's store, opened now if there is none."""
         opened = self.units.get(participant.identity)
         if opened is None:
-            stack = AsyncExitStack()
             settings = UnitSettings(transaction_id=self.id, lock_timeout=self.patience)
-            unit = await stack.enter_async_context(participant.adapter.unit(settings))
-            opened = self.units[participant.identity] = OpenUnit(participant, unit, stack)
+            context = participant.adapter.unit(settings)
+            unit = await context.__aenter__()
+            opened = self.units[participant.identity] = OpenUnit(participant, unit, context)
         return opened
 
     async def close(self, opened: Iterable[OpenUnit] | None = None) -> None:
@@ -252,7 +252,7 @@ class Run:
         for item in list(self.units.values()) if opened is None else list(opened):
             self.units.pop(item.participant.identity, None)
             await item.unit.rollback()
-            await item.stack.aclose()
+            await item.context.__aexit__(None, None, None)
 
     def reset(self) -> None:
         """Forget what was staged (and has been rolled back), to stage again under a new id."""

@@ -33,7 +33,8 @@ class _Stage:
     def __init__(self, run: Run, steps: Sequence[Step]) -> None:
         self._run = run
         self._position = {step.index: place for place, step in enumerate(in_order(steps, _listed))}
-        self._done = {step.index: anyio.Event() for step in steps}
+        awaited = {index for step in steps for index in step.depends}
+        self._done = {index: anyio.Event() for index in awaited}
         self._running: dict[int, anyio.CancelScope] = {}
         self._failed_at: int | None = None
 
@@ -58,7 +59,8 @@ class _Stage:
                 self._run.states[step.index].status = "skipped"
             elif not self._run.states[step.index].let_off:
                 await execute(step)
-            self._done[step.index].set()
+            if step.index in self._done:
+                self._done[step.index].set()
 
     def _is_obsolete(self, step: Step) -> bool:
         """Whether an earlier step failed, or one that this step needs did not take effect."""

@@ -19,7 +19,7 @@ from warehouse.journal.base import Entry, RecordLocked, ReplyLost, State
 
 # Two transactions that stage several stores side by side may each hold what the other waits for, and no store
 # can see that. So the first attempt waits only so many seconds for a lock; the next ones go store by store.
-_PATIENCE: Final = 0.25
+_PATIENCE: Final = 0.1
 
 
 async def run_staged(run: Run, steps: Sequence[Step]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -241,14 +242,17 @@ def _take(connection: sa.Connection, transaction_id: str, locks: Sequence[Lock],
 
 def _rows_of(connection: sa.Connection, table: sa.Table, records: Sequence[Lock]) -> list[tuple[Lock, Any]]:
     """What the table says of these records. By the driver itself: every transaction asks this."""
-    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
-    marks = ", ".join([mark] * len(records))
-    query = f"SELECT * FROM {table.name} WHERE record IN ({marks})"  # noqa: S608 - a name and marks only
     cursor = connection.connection.cursor()
-    cursor.execute(query, tuple(records))
+    cursor.execute(_query_of(table.name, connection.dialect.paramstyle, len(records)), tuple(records))
     rows = [(bytes(record), said) for record, said in cursor.fetchall()]
     cursor.close()
     return rows
+
+
+@lru_cache(maxsize=_CHUNK)
+def _query_of(table: str, paramstyle: str, count: int) -> str:
+    marks = ", ".join(["?" if paramstyle == "qmark" else "%s"] * count)
+    return f"SELECT * FROM {table} WHERE record IN ({marks})"  # noqa: S608 - a name and marks only
 
 
 def _add_steps(connection: sa.Connection, transaction_id: str, steps: Sequence[EntryStep]) -> None:

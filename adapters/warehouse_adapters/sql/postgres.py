@@ -84,6 +84,7 @@ class PsycopgLink(Link):
     def __init__(self, pooled: PoolProxiedConnection) -> None:
         super().__init__(pooled)
         self._cursor: Any = self._driver.cursor()
+        self._cursors: list[Any] = []
         self._lock_timeout = -1.0
 
     async def _setup(self) -> None:
@@ -91,6 +92,7 @@ class PsycopgLink(Link):
 
         register(self._driver)
         self._cursor = self._driver.cursor()
+        self._cursors.clear()
 
     async def _execute(self, text: str, params: Sequence[Any]) -> Rows:
         cursor = self._cursor
@@ -106,18 +108,17 @@ class PsycopgLink(Link):
             if not cursor.nextset():
                 return out
 
-    async def begin_with(self, lock_timeout: float, statements: Sequence[Sql]) -> tuple[str, list[Rows]]:
-        """Begin a transaction and run `statements` in it, all in one round trip; its token, and their rows."""
+    async def begin_with(self, lock_timeout: float, statements: Sequence[Sql]) -> list[Rows]:
+        """Begin a transaction and run `statements` in it, all in one round trip; their rows."""
         try:
             await self._set_lock_timeout(lock_timeout)
-            cursors = [self._driver.cursor() for _ in statements]
+            while len(self._cursors) < len(statements):
+                self._cursors.append(self._driver.cursor())
             async with self._driver.pipeline():
-                await self._driver.execute(_BEGIN)
-                await self._cursor.execute(_XID)
-                for cursor, sql in zip(cursors, statements, strict=True):
+                await self._cursor.execute(_BEGIN)
+                for cursor, sql in zip(self._cursors, statements, strict=False):
                     await cursor.execute(sql.text, sql.params)
-            token = (await self._cursor.fetchone())[0]
-            return str(token), [await cursor.fetchall() for cursor in cursors]
+            return [await cursor.fetchall() for cursor in self._cursors[: len(statements)]]
         except Exception as error:
             raise self._translated(error) from error
 
