@@ -46,8 +46,8 @@ class AsyncWarehouse:
         config = load(given)
 
         self._defaults = config.transactions
-        self._registry = Registry(config.adapters)
         self._journal = open_journal(config.journal)
+        self._registry = Registry(config.adapters, self._journal.identity)
         self._engine = Engine(self._registry, self._journal)
         self._opened = False
         self._opening = anyio.Lock()

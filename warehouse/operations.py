@@ -31,8 +31,8 @@ class Source(_Model):
 
     type: AdapterType | None = None
     tag: str = Field(min_length=1)
-    entity: str | None = Field(None, min_length=1)
-    relationship: str | None = Field(None, min_length=1)
+    entity: str | None = Field(default=None, min_length=1)
+    relationship: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _one_target(self) -> Source:
@@ -60,14 +60,15 @@ class _Step(_Model):
     name: Name | None = None
     after: tuple[str, ...] = ()
     timeout: Seconds | None = None
-    max_retries: int | None = Field(None, ge=0)
+    max_retries: int | None = Field(default=None, ge=0)
     allow_fail: bool = False
     critical: bool = False
     compensation_priority: int = 0
 
 
 class _StoreStep(_Step):
-    from_: Source = Field(alias="from")
+    # Not `alias`, which type checkers would take for the name of the argument.
+    from_: Source = Field(validation_alias="from", serialization_alias="from")
     expect: Expect | None = None
     returning: tuple[str, ...] | None = None
 
@@ -120,7 +121,7 @@ class Upsert(_Records):
     """
 
     operation: Literal["upsert"] = "upsert"
-    conflict_keys: tuple[str, ...] | None = Field(None, min_length=1)
+    conflict_keys: tuple[str, ...] | None = Field(default=None, min_length=1)
     update_fields: tuple[str, ...] | None = None
 
 
@@ -211,7 +212,7 @@ def _place(location: Sequence[int | str], model: type[BaseModel]) -> tuple[list[
     """The fields on the way to a complaint, by their own names, and the model of the last of them."""
     names: list[str] = []
     for part in location:
-        fields = {info.alias or name: name for name, info in model.model_fields.items()}
+        fields = {str(info.validation_alias or name): name for name, info in model.model_fields.items()}
         name = fields.get(str(part), str(part))
         names.append(_own_name(name))
         if name not in model.model_fields:

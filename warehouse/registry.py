@@ -32,8 +32,12 @@ class Participant:
 class Registry:
     """All participants of one Warehouse."""
 
-    def __init__(self, adapters: Mapping[str, Mapping[str, Any]]) -> None:
-        """Make (not connect) every adapter. Raises ConfigError naming the tag and the key."""
+    def __init__(self, adapters: Mapping[str, Mapping[str, Any]], journal: str | None = None) -> None:
+        """Make (not connect) every adapter. Raises ConfigError naming the tag and the key.
+
+        `journal`: the identity of the store that is the journal, and so can be no participant.
+        """
+        self._journal = journal
         self._participants = {tag: _make(tag, raw) for tag, raw in adapters.items()}
 
     @property
@@ -55,8 +59,18 @@ class Registry:
                 if not participant.connected:
                     await participant.adapter.connect()
                     participant.identity = participant.adapter.capabilities.identity
+                    await self._check_apart(participant)
                     participant.connected = True
         return participant
+
+    async def _check_apart(self, participant: Participant) -> None:
+        if participant.identity == self._journal:
+            await participant.adapter.close()
+            raise ConfigError(
+                "the journal is in the same file: a transaction would wait for its own lock",
+                tag=participant.tag,
+                hint="give journal.url a file of its own",
+            )
 
     async def close(self) -> None:
         """Close every adapter that was connected; each may be connected again."""

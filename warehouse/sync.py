@@ -68,10 +68,11 @@ class Warehouse:
         return self
 
     def close(self) -> None:
-        """Close the journal and every store. May be called twice; the next use opens again."""
-        if self._bridge.is_open:
-            self._call(lambda inner: inner.close())
-            self._bridge.stop()
+        """Close the journal and every store, once the calls of other threads are over.
+
+        May be called twice; the next use opens again.
+        """
+        self._bridge.stop(self._inner.close)
 
     def __enter__(self) -> Self:
         return self.open()
@@ -248,8 +249,10 @@ class Bridge:
     """A portal into an event loop in a thread of its own, started on first use; for any number of threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._pid = os.getpid()
+        self._calls = 0
+        self._stopping = False
         self._portal: BlockingPortal | None = None
         self._context: AbstractContextManager[BlockingPortal] | None = None
 
@@ -258,42 +261,70 @@ class Bridge:
         """Whether it was made before a fork: its thread is not in this process."""
         return self._pid != os.getpid()
 
-    @property
-    def is_open(self) -> bool:
-        return self._portal is not None and not self.is_inherited
-
     def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """The result of `work` in the loop. Ctrl-C cancels it and waits for its clean-up first."""
         _refuse_event_loop()
-        finished = threading.Event()
-
-        async def body() -> T:
-            try:
-                return await work()
-            finally:
-                finished.set()
-
-        future = self._started().start_task_soon(body)
+        if self.is_inherited:
+            raise InvalidOperation(
+                "the transaction was begun before a fork, by another process", hint="begin() another"
+            )
+        portal = self._enter()
         try:
-            return future.result()
-        except KeyboardInterrupt:
-            if future.cancel():
-                finished.wait()
-            raise
+            return _wait_for(portal, work)
+        finally:
+            with self._changed:
+                self._calls -= 1
+                self._changed.notify_all()
 
-    def _started(self) -> BlockingPortal:
-        with self._lock:
+    def _enter(self) -> BlockingPortal:
+        """The portal, started if it was not, and kept from being stopped until the call is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._stopping)
             if self._portal is None:
                 self._context = start_blocking_portal("asyncio")
                 self._portal = self._context.__enter__()
+            self._calls += 1
             return self._portal
 
-    def stop(self) -> None:
-        """Stop the loop and its thread; the next `run` starts another."""
-        with self._lock:
-            context, self._context, self._portal = self._context, None, None
-        if context is not None:
+    def stop(self, last: Callable[[], Awaitable[None]]) -> None:
+        """Once the calls in progress are over, run `last` and stop the loop; the next `run` starts another."""
+        if self.is_inherited or self._portal is None:
+            return
+        _refuse_event_loop()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._stopping)
+            portal, context = self._portal, self._context
+            if portal is None or context is None:
+                return
+            self._stopping = True
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._calls)
+            _wait_for(portal, last)
             context.__exit__(None, None, None)
+            self._portal = self._context = None
+        finally:
+            with self._changed:
+                self._stopping = False
+                self._changed.notify_all()
+
+
+def _wait_for(portal: BlockingPortal, work: Callable[[], Awaitable[T]]) -> T:
+    finished = threading.Event()
+
+    async def body() -> T:
+        try:
+            return await work()
+        finally:
+            finished.set()
+
+    future = portal.start_task_soon(body)
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        if future.cancel():
+            finished.wait()
+        raise
 
 
 def _refuse_event_loop() -> None:

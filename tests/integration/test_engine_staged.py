@@ -1012,3 +1012,60 @@ async def test_expect_and_allow_fail_are_refused_together():
         world.faults.declare("a", savepoints=False)
         with pytest.raises(InvalidOperation):
             await world.run(update("a", 1, {"n": 1}, allow_fail=True), insert("p", {"id": 1}))
+
+
+# Steps that go together
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("gone"), StoreError("no"), RuntimeError("a bug")])
+@pytest.mark.parametrize("call", ["unit", "execute_together"])
+async def test_steps_that_cannot_go_together_go_one_by_one(call, error):
+    async with World() as world:
+        world.faults.declare("a", together=True)
+        operations = [insert("a", {"id": 1}), insert("a", {"id": 2})]
+        assert (await world.run(*operations)).ok
+        assert "a.execute" not in world.faults.calls
+        world.faults.fail(f"a.{call}", error)
+        again = await world.run(insert("a", {"id": 3}), insert("a", {"id": 4}))
+        assert again.ok
+        assert [step.attempts for step in again.step_results.values()] == [1, 1]
+        failed = await world.run(insert("a", {"id": 5}), insert("a", {"id": 4}))
+        assert statuses(failed) == "uf"
+        assert set(world.rows("a")) == {1, 2, 3, 4}
+        world.faults.fail("a.unit", error, times=None)
+        failed = await world.run(insert("a", {"id": 5}), insert("a", {"id": 6}))
+        assert statuses(failed) == "fs"
+        assert await world.leftovers() == []
+
+
+async def test_steps_that_go_together_end_with_the_timeout():
+    async with World() as world:
+        world.faults.declare("a", together=True)
+        world.faults.delay("a.execute_together", 5)
+        result = await world.run(insert("a", {"id": 1}), insert("a", {"id": 2}), timeout=0.05)
+        assert statuses(result) == "fs"
+        assert await world.leftovers() == []
+
+
+async def test_a_commit_in_doubt_is_undone_when_another_cannot_be_made():
+    """Nobody can tell while it is asked; going backward, its records are looked at again."""
+    async with World({**STORES, "a": {**STORES["a"], **UNIQUE}}, grace=0.05) as world:
+        await world.fill("b", {"id": 5, "n": 1})
+
+        async def refuse():
+            await world.foreign("a", 9, {"id": 9, "email": "x@y"})
+            raise ConstraintViolated("deferred constraint")
+
+        async def away():
+            if "journal.change_state" not in world.faults.calls:
+                raise StoreUnavailable("away")
+
+        world.faults.before("a.commit", refuse)
+        world.faults.lose("b.commit", StoreOutcomeUnknown("no reply"))
+        world.faults.before("b.unit", away, nth=2, times=None)
+        result = await world.run(
+            insert("a", {"id": 1, "email": "x@y"}), update("b", 5, {"n": {"$increment": 1}})
+        )
+        assert (result.status, statuses(result)) == ("compensated", "fu")
+        assert world.rows("b") == {5: {"n": 1}}
+        assert await world.leftovers() == []

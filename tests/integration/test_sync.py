@@ -148,7 +148,7 @@ async def test_it_refuses_to_block_an_event_loop(journal):
         lambda: warehouse.transaction(both(1)),
         lambda: warehouse.find(SOURCE),
     ):
-        with pytest.raises(InvalidOperation, match="inside a running event loop.*use AsyncWarehouse"):
+        with pytest.raises(InvalidOperation, match=r"inside a running event loop.*use AsyncWarehouse"):
             call()
     assert (await asyncio.to_thread(warehouse.transaction, both(1))).ok
     await asyncio.to_thread(warehouse.close)

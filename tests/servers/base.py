@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
+import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -68,7 +68,7 @@ class Kind:
 def free_port() -> int:
     """A port nobody listens on, below the range from which outgoing connections get theirs."""
     while True:
-        port = random.randrange(15000, 32000)
+        port = 15000 + secrets.randbelow(17000)
         if port in _handed_out:
             continue
         with socket.socket() as probe:

@@ -273,6 +273,15 @@ async def test_of_many_that_want_the_same_records_one_gets_them(journal):
     assert len(await journal.entries()) == 1
 
 
+async def test_of_many_that_want_many_records_in_another_order_one_gets_them(journal):
+    """More than go into one statement: nobody may wait for somebody who waits for him."""
+    keys = range(1300)
+    wanted = [entry(step(*keys)) if number % 2 else entry(step(*reversed(keys))) for number in range(6)]
+    ends = await asyncio.gather(*(journal.decide(item, 0) for item in wanted), return_exceptions=True)
+    assert sum(end is None for end in ends) == 1
+    assert all(end is None or isinstance(end, RecordLocked) for end in ends), ends
+
+
 async def test_at_once_nothing_is_lost(journal):
     count = 0
 
@@ -590,7 +599,32 @@ async def test_a_file_that_may_not_be_written(tmp_path):
         assert (await world.run(insert("a", {"id": 1}))).ok  # which only reads the locks
 
 
+async def test_a_journal_in_the_file_of_a_store(tmp_path):
+    """A transaction would wait for its own lock."""
+    path = tmp_path / "same.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE things (id INTEGER PRIMARY KEY)")
+    connection.close()
+    (tmp_path / "link").symlink_to(tmp_path)
+    stores = {"a": {"adapter": "sql", "url": sqlite_url(tmp_path / "link" / "same.db")}}
+    async with World(stores, journal=sqlite_url(path)) as world:
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="the journal is in the same file") as caught:
+                await world.run(insert("a", {"id": 1}))
+            assert caught.value.hint == "give journal.url a file of its own"
+    async with World(stores, journal=sqlite_url(tmp_path / "other.db")) as world:
+        assert (await world.run(insert("a", {"id": 1}))).ok
+
+
 # Other servers
+
+
+async def test_a_driver_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    world = World(journal="postgresql://localhost/none")
+    with pytest.raises(ConfigError) as caught:
+        await world.run(insert("a", {"id": 1}))
+    assert caught.value.hint == "pip install 'warehouse[postgres]'"
 
 
 async def test_a_server_that_is_not_there(tmp_path):

@@ -138,14 +138,19 @@ class Run:
 
         False: nothing was done, or something failed and was rolled back: execute them one by one.
         """
-        if not 1 < len(steps) <= self.options.max_records or self.units or not all(self._is_plain(step) for step in steps):
+        if (
+            not 1 < len(steps) <= self.options.max_records
+            or self.units
+            or not all(self._is_plain(step) for step in steps)
+        ):
             return False
         began = time.monotonic()
-        opened = await self.open(steps[0].participant)
-        unit = cast("TogetherUnit", opened.unit)
+        done: list[StepChanges] | None
         try:
+            opened = await self.open(steps[0].participant)
+            unit = cast("TogetherUnit", opened.unit)
             done = await unit.execute_together([step.request(no_reference) for step in steps])
-        except StoreError:
+        except Exception:  # noqa: BLE001 - it is met again, and told, by the step that it belongs to
             done = None
         if done is None:
             await self.close()

@@ -97,6 +97,11 @@ class Journal(Protocol):
         """For people: what it is and where, without secrets."""
         ...
 
+    @property
+    def identity(self) -> str | None:
+        """The identity of a participant that would be the same file as the journal; None if none can be."""
+        ...
+
     async def open(self) -> None:
         """Connect, and create or check the schema. Raises JournalUnavailable or ConfigError."""
         ...

@@ -14,6 +14,7 @@ class MemoryJournal:
     """A `Journal` in dictionaries. No method awaits, so that each is atomic among tasks."""
 
     description = "memory"
+    identity: str | None = None
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}

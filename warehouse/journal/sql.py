@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import sqlalchemy as sa
@@ -56,6 +57,7 @@ class SqlJournal:
         self._known_errors: tuple[type[Exception], ...] = (SQLAlchemyError, OSError)
         self._reader: sa.Connection | None = None
         self._limiter: CapacityLimiter | None = None
+        self.identity = f"SQLite:{Path(str(parsed.database)).resolve()}" if self._embedded else None
         self.description = self._url.set(query={}).render_as_string(hide_password=True)
 
     # Life
@@ -73,7 +75,10 @@ class SqlJournal:
                 tables.create(connection)
             if self._embedded:
                 self._reader = self._engine.connect()
-        except (SQLAlchemyError, OSError, ImportError, WarehouseError) as error:
+        except ImportError as error:
+            text = f"the journal {self.description} needs a driver that is not installed: {error}"
+            raise ConfigError(text, hint="pip install 'warehouse[postgres]'") from error
+        except (SQLAlchemyError, OSError, WarehouseError) as error:
             self._close()
             if isinstance(error, ConfigError):
                 raise

@@ -208,6 +208,17 @@ class FaultyUnit:
     async def execute(self, request: Request, *, savepoint: bool = False) -> StepChanges:
         return await self._through("execute", lambda: self._inner.execute(request, savepoint=savepoint))
 
+    async def execute_together(self, requests: Sequence[Request]) -> list[StepChanges] | None:
+        return await self._through("execute_together", lambda: self._together(requests))
+
+    async def _together(self, requests: Sequence[Request]) -> list[StepChanges] | None:
+        """As the unit does it; one by one where the store only pretends that it can."""
+        together = getattr(self._inner, "execute_together", None)
+        if together is None:
+            return [await self._inner.execute(request) for request in requests]
+        done: list[StepChanges] | None = await together(requests)
+        return done
+
     async def find(self, query: Query) -> list[Record]:
         return await self._through("find", lambda: self._inner.find(query))
 
@@ -253,6 +264,10 @@ class FaultyJournal:
     @property
     def description(self) -> str:
         return self.inner.description
+
+    @property
+    def identity(self) -> str | None:
+        return self.inner.identity
 
     async def open(self) -> None:
         await self._through("open", self.inner.open)

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from warehouse.errors import StoreError
 from warehouse_adapters.sql.errors import translate
-from warehouse_adapters.sql.links import Link, Rows
+from warehouse_adapters.sql.links import ASKED, Link, Rows
 from warehouse_adapters.sql.tables import Sql
 
 T = TypeVar("T")
@@ -133,6 +133,7 @@ class Connections:
     async def _ask(self, question: Callable[[Connection], T]) -> T:
         with _translated():
             async with self._engine.connect() as connection:
+                (await connection.get_raw_connection()).info[ASKED] = self._age
                 return await connection.run_sync(question)
 
 

@@ -19,6 +19,8 @@ from warehouse_adapters.sql.tables import Sql
 
 Rows: TypeAlias = Sequence[Sequence[Any]]
 _AGE = "warehouse.age"
+# The age in which a connection answered SQLAlchemy, and was not set up for us.
+ASKED = "warehouse.asked"
 
 
 class Link(ABC):
@@ -37,6 +39,8 @@ class Link(ABC):
     async def prepare(self, age: int) -> bool:
         """Set the connection up, the first time that it is used; False if it is of another age."""
         known = self._pooled.info.get(_AGE)
+        if known is None and self._pooled.info.get(ASKED, age) != age:
+            return False
         if known is None:
             try:
                 await self._setup()
