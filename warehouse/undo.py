@@ -7,7 +7,7 @@ before is a clash, and stays as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from typing import Any, Final
@@ -51,6 +51,57 @@ class Merge:
 def inverse(change: Change) -> Change:
     """The change that leads from after to before. Its merge with the current image is the redo of `change`."""
     return replace(change, before=change.after, after=change.before, effects={})
+
+
+def combine(changes: Sequence[Change], place: Callable[[Change], Hashable]) -> list[Change]:
+    """`changes` with all those of one record (by `place`) as one: then undoing has no step in between.
+
+    What creates a record keeps its place in the order, what deletes it goes last; what was created and deleted
+    is left out.
+    """
+    groups: dict[Hashable, list[tuple[int, Change]]] = {}
+    for number, change in enumerate(changes):
+        groups.setdefault(place(change), []).append((number, change))
+    out: list[tuple[int, Change]] = []
+    for group in groups.values():
+        (first_number, first), (last_number, last) = group[0], group[-1]
+        if len(group) == 1:
+            out.append(group[0])
+        elif not (isinstance(first.before, Absent) and isinstance(last.after, Absent)):
+            number = first_number if isinstance(first.before, Absent) else last_number
+            out.append((number, _as_one([change for _, change in group])))
+    return [change for _, change in sorted(out, key=lambda item: item[0])]
+
+
+def _as_one(changes: Sequence[Change]) -> Change:
+    first, last = changes[0], changes[-1]
+    every = frozenset().union(*(change.written for change in changes))
+    written = frozenset(path for path in every if not any(_inside(path, other) for other in every))
+    return replace(
+        last,
+        before=first.before,
+        written=written,
+        guard=frozenset().union(*(change.guard for change in changes)),
+        effects={path: effect for path in written if (effect := _sum(path, changes)) is not None},
+        claims=tuple(claim for change in changes for claim in change.claims),
+        dependent=all(change.dependent for change in changes),
+    )
+
+
+def _sum(path: str, changes: Sequence[Change]) -> Effect | None:
+    """The effect of all changes on `path` together, where they only incremented it, or one wrote it."""
+    writers = [change for change in changes if any(overlaps(path, other) for other in change.written)]
+    effects = [change.effects.get(path) for change in writers]
+    if len(effects) == 1:
+        return effects[0]
+    amounts = [effect.value for effect in effects if effect is not None and effect.operator == "$increment"]
+    if len(amounts) < len(effects):
+        return None
+    try:
+        with localcontext(prec=_EXACT):
+            return Effect("$increment", sum(amounts[1:], start=amounts[0]))
+    except TypeError:
+        return None
 
 
 def merge(

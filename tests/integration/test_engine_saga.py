@@ -628,3 +628,22 @@ async def test_a_store_that_raises_in_the_middle_of_undoing_is_not_undone_twice(
         assert world.rows("p")[2] == {"n": 105}
         assert world.rows("p")[1]["n"] in (105, 106)
         assert result.status == "failed"
+
+
+@pytest.mark.parametrize("tag", ["a", "p"])
+async def test_several_changes_of_one_record_in_one_step_are_undone_as_one(tag):
+    async with World() as world:
+        await world.fill(tag, {"id": 1, "n": 5})
+        call = "commit" if tag == "a" else "write"
+
+        async def lose():
+            world.faults.lose(f"{tag}.{call}", StoreOutcomeUnknown("no reply"))
+
+        world.faults.before("b.execute", lose)
+        result = await world.run(
+            upsert(tag, [{"id": 1, "n": 6}, {"id": 1, "n": 7}, {"id": 2, "n": 1}, {"id": 2, "n": 2}]),
+            update("b", 9, {"n": 1}, expect={"affected_rows": 1}),
+            **SAGA,
+        )
+        assert result.status == "compensated", result.residue
+        assert world.rows(tag) == {1: {"n": 5}}

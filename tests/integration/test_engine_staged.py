@@ -1069,3 +1069,34 @@ async def test_a_commit_in_doubt_is_undone_when_another_cannot_be_made():
         assert (result.status, statuses(result)) == ("compensated", "fu")
         assert world.rows("b") == {5: {"n": 1}}
         assert await world.leftovers() == []
+
+
+async def test_driving_forward_loses_its_reply_too():
+    """Two changes of one record: it is as the second left it, and not as the first did."""
+    async with World() as world:
+        await world.fill("a", {"id": 1, "n": 5})
+        world.faults.fail("a.commit", StoreOutcomeUnknown("the request was lost"))
+        world.faults.lose("a.commit", StoreOutcomeUnknown("the reply was lost"), nth=2)
+        add = {"n": {"$increment": 1}}
+        result = await world.run(update("a", 1, add), update("a", 1, add), insert("p", {"id": 1}))
+        assert result.ok
+        assert result.step_results["step_0"].attempts == 1
+        assert world.rows("a") == {1: {"n": 7}}
+
+
+async def test_driving_forward_loses_its_reply_and_somebody_writes():
+    """Going backward, what may have been made forward is undone; what cannot be is named."""
+    async with World(lock_timeout=0.1) as world:
+        await world.fill("a", {"id": 1, "n": 5, "m": 5})
+        world.faults.fail("a.commit", StoreError("no"))
+
+        async def lost():
+            await world.foreign("a", 1, {"n": 99})
+            raise StoreOutcomeUnknown("the reply was lost")
+
+        world.faults.after("a.commit", lost, nth=2)
+        result = await world.run(update("a", 1, {"n": 6, "m": 6}), insert("p", {"id": 1}))
+        assert result.status == "failed"
+        assert [(item.field, item.expected, item.found) for item in result.residue] == [("n", 6, 99)]
+        assert world.rows("a") == {1: {"n": 99, "m": 5}}
+        assert world.rows("p") == {}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from warehouse import updates
 from warehouse.config import EntityConfig
 from warehouse.records import ABSENT, Change, Effect, Entity, get, put, same, same_image
-from warehouse.undo import Clash, inverse, merge
+from warehouse.undo import Clash, combine, inverse, merge
 
 THINGS = Entity("things")
 FIELDS = EntityConfig()
@@ -436,3 +436,76 @@ def test_the_merge_never_raises_and_its_guard_fits(item, current, config, known)
 def test_effects_are_read_by_their_operator():
     item = replace(COUNT, effects={"n": Effect("$push", 3)})
     assert undone(item, {"id": 1, "n": 9}, known=True)[1] == [("n", 8, 9)]
+
+
+# Several changes of one record
+
+
+def same_place(item):
+    return item.key["id"]
+
+
+@st.composite
+def chains(draw):
+    """Changes of one record, each starting where the one before it ended."""
+    out = [draw(changes())]
+    for _ in range(draw(st.integers(0, 3))):
+        before = out[-1].after
+        following = draw(changes())
+        if before is ABSENT:
+            following = change(ABSENT, draw(RECORDS))
+        elif draw(st.integers(0, 4)) == 0:
+            following = change(before, ABSENT)
+        else:
+            after, written = before, set()
+            for path in following.written - {"id"}:
+                try:
+                    after = put(after, path, get(following.after, path))
+                except TypeError:
+                    continue
+                written.add(path)
+            following = change(before, after, written)
+        out.append(following)
+    return out
+
+
+@given(chains(), CONFIGS, st.booleans())
+def test_changes_of_one_record_are_undone_and_redone_as_one(chain, config, known):
+    first, last = chain[0].before, chain[-1].after
+    whole = combine(chain, same_place)
+    if first is ABSENT and last is ABSENT:
+        assert len(chain) == 1 or whole == []
+        return
+    (one,) = whole
+    assert (one.before, one.after) == (first, last)
+    assert equal(undone(one, last, config, known=known)[0], first)
+    assert equal(undone(one, first, config)[0], first)
+    assert equal(undone(inverse(one), first, config)[0], last)
+    assert undone(inverse(one), last, config)[1] == []
+
+
+def test_together_they_keep_their_increments():
+    one = updated(
+        {"id": 1, "n": 5, "m": 1, "list": []}, {"n": {"$increment": 2}, "m": 2, "list": {"$push": "x"}}
+    )
+    two = updated(one.after, {"n": {"$decrement": 5}, "list": {"$push": "y"}})
+    (both,) = combine([one, two], same_place)
+    assert both.effects == {"n": Effect("$increment", -3)}
+    assert undone(both, {**two.after, "n": 102}, known=True) == ({"id": 1, "n": 105, "m": 1, "list": []}, [])
+    mixed = combine([one, updated(one.after, {"n": 9})], same_place)[0]
+    assert mixed.effects == {"list": Effect("$push", "x")}
+    assert combine([one, updated(one.after, {"m": 9})], same_place)[0].effects["n"] == Effect("$increment", 2)
+    assert combine([one], same_place) == [one]
+
+
+def test_together_they_keep_their_order():
+    def of(key, before, after):
+        return replace(change(before, after, {"id"}), key={"id": key})
+
+    node, record = {"id": 1}, {"id": 1, "x": 1}
+    made = [of("node", ABSENT, node), of("edge", ABSENT, node), of("node", node, record)]
+    assert [item.key["id"] for item in combine(made, same_place)] == ["node", "edge"]
+    gone = [of("node", node, record), of("edge", node, ABSENT), of("node", record, ABSENT)]
+    assert [item.key["id"] for item in combine(gone, same_place)] == ["edge", "node"]
+    passing = [of("node", ABSENT, node), of("edge", node, record), of("node", node, ABSENT)]
+    assert [item.key["id"] for item in combine(passing, same_place)] == ["edge"]

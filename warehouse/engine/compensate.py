@@ -12,22 +12,26 @@ from warehouse.adapter import Unit, UnitSettings, WriteStatus, Written
 from warehouse.engine.plan import Step, in_order
 from warehouse.engine.retry import back_off
 from warehouse.engine.run import Run, StepState
-from warehouse.errors import StoreError, TransientError
+from warehouse.errors import StoreError, StoreOutcomeUnknown, TransientError
 from warehouse.planning import freeze
 from warehouse.records import ABSENT, Absent, Change, Entity, Image
 from warehouse.registry import Participant
 from warehouse.results import Reason, Residue
-from warehouse.undo import Clash, Merge, inverse, merge
+from warehouse.undo import Clash, Merge, combine, inverse, merge
 
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """One change on its way to being undone (or redone). `known`: it is known that it was applied."""
+    """One change on its way to being undone (or redone).
+
+    `known`: it is known that it was applied. `doubtful`: undoing (or redoing) it may have been committed, or not.
+    """
 
     step: Step
     change: Change
     known: bool
     settled: bool = False
+    doubtful: bool = False
 
 
 class Unreachable(Exception):
@@ -54,7 +58,7 @@ async def undo(run: Run, states: Sequence[StepState]) -> list[Residue]:
     """Undo these (executed) steps; what could not be undone, record by record. Never raises."""
     residue: list[Residue] = []
     for state in _last_first(run, states):
-        changes = state.done.changes if state.done else ()
+        changes = combine(state.done.changes if state.done else (), _place)
         pieces = [Piece(state.step, change, state.known) for change in reversed(changes)]
         if not pieces:
             continue
@@ -81,20 +85,31 @@ def _last_first(run: Run, states: Sequence[StepState]) -> list[StepState]:
     return [state for _, state in sorted(enumerate(states), key=key, reverse=True)]
 
 
-async def redo(run: Run, participant: Participant, states: Sequence[StepState]) -> list[Residue]:
-    """Make again what is missing of these steps, in a store with transactions.
+async def redo(run: Run, participant: Participant, states: Sequence[StepState]) -> StoreError | None:
+    """Make again what is missing of these steps, in a store with transactions; why not, where that cannot be.
 
-    What is returned says why that is impossible; nothing was written then. Raises Unreachable.
+    Nothing was written then; or, where the error says so, that is not known. Raises Unreachable.
     """
+    steps: dict[object, Step] = {}
+    changes: list[Change] = []
+    for state in states:
+        for change in state.done.changes if state.done is not None else ():
+            steps[_place(change)] = state.step
+            changes.append(change)
     pieces = [
-        Piece(state.step, inverse(change), known=False)
-        for state in states
-        if state.done is not None
-        for change in state.done.changes
+        Piece(steps[_place(change)], inverse(change), known=False) for change in combine(changes, _place)
     ]
     residue: list[Residue] = []
-    await _settle(run, participant, pieces, merge, residue, all_or_nothing=True)
-    return residue
+    problem: StoreError | None = None
+    try:
+        await _settle(run, participant, pieces, merge, residue, all_or_nothing=True)
+    except StoreError as refused:
+        problem = refused
+    if residue:
+        problem = StoreError(f"somebody else changed the record: {residue[0]}")
+    if problem is not None and any(piece.doubtful for piece in pieces):
+        return StoreOutcomeUnknown(problem.message)
+    return problem
 
 
 async def _settle(
@@ -164,8 +179,9 @@ async def _commit(unit: Unit, pieces: Iterable[Piece]) -> None:
     try:
         await unit.commit()
     except StoreError as error:
-        for piece in pieces:
-            piece.known = piece.known and not error.outcome_unknown
+        if error.outcome_unknown:
+            for piece in pieces:
+                piece.known, piece.doubtful = False, True
         raise
 
 

@@ -185,14 +185,15 @@ async def _forward(
             continue
         await run.close([opened])
         try:
-            residue = await redo(run, opened.participant, opened.steps)
-        except StoreError as refused:
-            return opened, refused
+            problem = await redo(run, opened.participant, opened.steps)
         except Exception as broken:  # noqa: BLE001 - away for too long, or a mistake of the adapter
             raise unknown(run, f"{opened.participant.tag} did not commit: {broken}") from error
-        if residue:
+        if problem is None:
+            del failures[opened.participant.identity]
+        else:
+            if problem.outcome_unknown:
+                failures[opened.participant.identity] = problem
             return opened, error
-        del failures[opened.participant.identity]
     return None
 
 
