@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -69,8 +70,13 @@ class AsyncWarehouse:
         return self
 
     async def close(self) -> None:
-        """Close the journal and every store. May be called twice; the next use opens again."""
+        """Close the journal and every store, once the transactions that are running have ended.
+
+        May be called twice; the next use opens again.
+        """
         async with self._opening:
+            while self._engine.running:
+                await asyncio.wait(self._engine.running)
             if self._opened:
                 self._opened = False
                 await self._registry.close()
@@ -97,7 +103,9 @@ class AsyncWarehouse:
         """
         chosen = make_options(self._defaults, options, TransactionOptions)
         await self.open()
-        return await supervise(lambda: self._engine.transaction(operations, chosen), chosen.grace)
+        return await supervise(
+            lambda: self._engine.transaction(operations, chosen), chosen.grace, self._engine.running
+        )
 
     def begin(self, name: str | None = None, **options: Unpack[BeginOptions]) -> AsyncTransaction:
         """A transaction written step by step: `async with warehouse.begin() as tx`.
@@ -117,7 +125,9 @@ class AsyncWarehouse:
         """
         chosen = make_options(self._defaults, options, TransactionOptions)
         await self.open()
-        return await supervise(lambda: self._engine.explain(operations, chosen), chosen.grace)
+        return await supervise(
+            lambda: self._engine.explain(operations, chosen), chosen.grace, self._engine.running
+        )
 
     # Reading
 

@@ -83,7 +83,7 @@ class AsyncTransaction:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._phase = "left"
-        await supervise(lambda: self._leave(error), self._options.grace)
+        await supervise(lambda: self._leave(error), self._options.grace, self._engine.running)
         if error is None and self._options.raise_on_failure:
             failure = self._run.error
             if self.result.status == "compensated" and failure and is_contention(failure.reason):
@@ -138,6 +138,8 @@ class AsyncTransaction:
             self._expired = True
             self._note(self._too_late())
             await rollback(self._run)
+            if self._saga is not None and self._run.status is None:
+                await self._saga.abandon(self._failure or _left(self._too_late()))
 
     def _too_late(self) -> TransactionExpired:
         text = f"the transaction's timeout of {self._options.timeout} s ran out"
@@ -279,7 +281,7 @@ class AsyncTransaction:
                 raise self._too_late()
 
         try:
-            return await supervise(locked, self._options.grace)
+            return await supervise(locked, self._options.grace, self._engine.running)
         except InvalidOperation:
             raise
         except StoreError as error:

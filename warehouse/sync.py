@@ -13,6 +13,7 @@ from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
+from anyio import CancelScope
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from warehouse.client import AnySource, AsyncWarehouse, Operations
@@ -310,21 +311,33 @@ class Bridge:
 
 
 def _wait_for(portal: BlockingPortal, work: Callable[[], Awaitable[T]]) -> T:
+    """The result of `work` in the portal's loop. Ctrl-C, at any moment, cancels it and waits for its clean-up."""
     finished = threading.Event()
+    begun: list[CancelScope] = []
 
-    async def body() -> T:
+    async def body() -> list[T]:
+        results: list[T] = []
         try:
-            return await work()
+            with CancelScope() as scope:
+                begun.append(scope)
+                results.append(await work())
         finally:
             finished.set()
+        return results
 
-    future = portal.start_task_soon(body)
     try:
-        return future.result()
+        return portal.start_task_soon(body).result()[0]
     except KeyboardInterrupt:
-        if future.cancel():
+        portal.call(_cancel, begun)
+        if begun:
             finished.wait()
         raise
+
+
+def _cancel(scopes: list[CancelScope]) -> None:
+    """Runs in the loop, and so after all that was started there before."""
+    for scope in scopes:
+        scope.cancel()
 
 
 def _refuse_event_loop() -> None:

@@ -73,9 +73,21 @@ def combine(changes: Sequence[Change], place: Callable[[Change], Hashable]) -> l
     return [change for _, change in sorted(out, key=lambda item: item[0])]
 
 
+def _reach(path: str, before: Image, after: Image) -> str:
+    """`path`; or, where it came and went and left its new parent behind, that parent."""
+    if get(before, path) is ABSENT and get(after, path) is ABSENT:
+        parts = path.split(".")
+        for length in range(1, len(parts)):
+            parent = ".".join(parts[:length])
+            if (get(before, parent) is ABSENT) is not (get(after, parent) is ABSENT):
+                return parent
+    return path
+
+
 def _as_one(changes: Sequence[Change]) -> Change:
     first, last = changes[0], changes[-1]
-    every = frozenset().union(*(change.written for change in changes))
+    named = frozenset().union(*(change.written for change in changes))
+    every = frozenset(_reach(path, first.before, last.after) for path in named)
     written = frozenset(path for path in every if not any(_inside(path, other) for other in every))
     return replace(
         last,

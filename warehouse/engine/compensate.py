@@ -12,7 +12,7 @@ from warehouse.adapter import Unit, UnitSettings, WriteStatus, Written
 from warehouse.engine.plan import Step, in_order
 from warehouse.engine.retry import back_off
 from warehouse.engine.run import Run, StepState
-from warehouse.errors import StoreError, StoreOutcomeUnknown, TransientError
+from warehouse.errors import ConstraintViolated, StoreError, StoreOutcomeUnknown, TransientError
 from warehouse.planning import freeze
 from warehouse.records import ABSENT, Absent, Change, Entity, Image
 from warehouse.registry import Participant
@@ -66,11 +66,16 @@ async def undo(run: Run, states: Sequence[StepState]) -> list[Residue]:
             await _settle(run, state.step.participant, pieces, merge, residue)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other steps are to be undone
             residue += [
-                _residue(piece, Clash(None, piece.change.after, None), "unreachable", str(error))
+                _residue(piece, Clash(None, piece.change.after, None), _reason(error), str(error))
                 for piece in pieces
                 if not piece.settled
             ]
     return residue
+
+
+def _reason(error: Exception) -> Reason:
+    """Why a step as a whole could not be undone; a constraint may be looked at only as the undo commits."""
+    return "constraint" if isinstance(error, ConstraintViolated) else "unreachable"
 
 
 def _last_first(run: Run, states: Sequence[StepState]) -> list[StepState]:

@@ -19,6 +19,7 @@ from warehouse.engine.retry import Retries
 from warehouse.engine.run import Run
 from warehouse.engine.saga import run_saga
 from warehouse.engine.staged import run_staged
+from warehouse.engine.supervise import Tasks
 from warehouse.errors import StepFailed, StoreError
 from warehouse.journal.base import Journal
 from warehouse.operations import Operation, Source, translate
@@ -33,6 +34,7 @@ class Engine:
     def __init__(self, registry: Registry, journal: Journal) -> None:
         self.registry = registry
         self.journal = journal
+        self.running: Tasks = set()
 
     async def transaction(
         self, operations: Sequence[Mapping[str, Any] | Operation], options: Options

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from contextlib import suppress
+from typing import TypeAlias, TypeVar
 
 import anyio
 
 T = TypeVar("T")
-# An event loop keeps no task alive on its own.
-_running: set[asyncio.Task[None]] = set()
+Tasks: TypeAlias = set[asyncio.Task[None]]
 
 
-async def supervise(work: Callable[[], Awaitable[T]], grace: float) -> T:
-    """The result of `work`, run in a task of its own.
+async def supervise(work: Callable[[], Awaitable[T]], grace: float, running: Tasks) -> T:
+    """The result of `work`, run in a task of its own, which is in `running` until it ends.
 
     anyio's shields hold against anyio's cancellations only; `asyncio.wait_for` and `Task.cancel` go through
     them. Here either kind stops `work` where it is not shielded and waits up to `grace` seconds for its
-    clean-up, before it propagates. What takes longer goes on in the background.
+    clean-up, before it propagates, however often it comes. What takes longer goes on in the background.
     """
     scope = anyio.CancelScope()
     results: list[T] = []
@@ -28,19 +29,24 @@ async def supervise(work: Callable[[], Awaitable[T]], grace: float) -> T:
             results.append(await work())
 
     task = asyncio.ensure_future(body())
-    _running.add(task)
+    running.add(task)
+    task.add_done_callback(running.discard)
     task.add_done_callback(_forget)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
         scope.cancel()
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait({task}, timeout=grace)
+        await _ended(task, time.monotonic() + grace)
         raise
     return results[0]
 
 
+async def _ended(task: asyncio.Task[None], deadline: float) -> None:
+    while not task.done() and time.monotonic() < deadline:
+        with anyio.CancelScope(shield=True), suppress(asyncio.CancelledError):
+            await asyncio.wait({task}, timeout=deadline - time.monotonic())
+
+
 def _forget(task: asyncio.Task[None]) -> None:
-    _running.discard(task)
     if not task.cancelled():
         task.exception()  # seen: where nobody waits any more, nobody is to be told

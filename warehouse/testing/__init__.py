@@ -1,4 +1,4 @@
-"""For the authors of adapters: the contract suite (`contract`), the `Harness` that it needs, and the matrix."""
+"""For the authors of adapters: the contract suite, the `Harness` that it needs, the matrix, and faults."""
 
 from pathlib import Path
 

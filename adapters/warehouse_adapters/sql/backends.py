@@ -91,7 +91,7 @@ def parse(url: SecretStr) -> tuple[Backend, URL]:
     """The backend that `url` names, and the URL with its driver. Raises ConfigError, without the URL."""
     try:
         parsed = make_url(url.get_secret_value())
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise ConfigError("the `url` of a sql adapter cannot be parsed", field="url") from None
     name, backend = parsed.get_backend_name(), _BACKENDS.get(parsed.get_backend_name())
     if backend is None or parsed.drivername not in {name, f"{name}+{backend.driver.partition('+')[2]}"}:

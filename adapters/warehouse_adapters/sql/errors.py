@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
 from warehouse.errors import ConstraintViolated, StoreContention, StoreError, StoreUnavailable
 
 # By SQLSTATE, or by its class of two characters.
@@ -48,6 +50,8 @@ def translate(error: BaseException) -> StoreError:
     """The store error for what a driver, or the pool, raised; the caller chains `error` to it."""
     if isinstance(error, StoreError):
         return error
+    if isinstance(error, PoolTimeout):
+        return StoreContention("all connections of the pool are in use; raise pool_size")
     error = getattr(error, "orig", None) or error
     sqlstate, number = getattr(error, "sqlstate", None), _number(error)
     if hasattr(error, "diag"):

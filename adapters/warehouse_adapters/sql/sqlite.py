@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any, ClassVar, Final
@@ -42,6 +42,10 @@ class SQLite(Dialect):
         ((str, UUID, date, time), "'text'"),
         ((bytes, bytearray, memoryview), "'blob'"),
     )
+
+    def __init__(self, quote: Callable[[str], str], compile_type: Callable[[Any], str]) -> None:
+        super().__init__(quote, compile_type)
+        self.quote = _backticks
 
     def _compared(self, quoted: str, kind: Kind, declared: Any) -> str:  # noqa: ARG002
         return f"{quoted} COLLATE BINARY"
@@ -126,3 +130,8 @@ class AiosqliteLink(Link):
         self._wait = lock_timeout
         await self._execute("BEGIN IMMEDIATE", ())
         return None
+
+
+def _backticks(name: str) -> str:
+    """A quoted name. A name in double quotes that SQLite does not know would silently be a text."""
+    return "`" + name.replace("`", "``") + "`"
