@@ -1,6 +1,7 @@
 from typing import ClassVar
 from uuid import uuid4
 
+from servers import used
 from warehouse.records import Entity
 from warehouse.testing.harness import FIELDS, Harness
 from warehouse_adapters.memory import MemoryAdapter
@@ -12,6 +13,7 @@ class MemoryHarness(Harness):
 
     async def make(self):
         options = {"unique": {f"things{number}": [["email"]] for number in range(3)}} if self.unique else {}
+        used("memory", "1", "in process")
         return MemoryAdapter(MemoryAdapter.Settings(adapter="memory", options=options, **self.settings))
 
     async def entity(self):

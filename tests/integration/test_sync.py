@@ -238,11 +238,18 @@ def run_child(code, *arguments, interrupt_at=None):
         stderr=subprocess.PIPE,
         text=True,
     )
-    if interrupt_at is not None:
-        assert child.stdout.readline().strip() == interrupt_at
-        time.sleep(0.1)
-        child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=20)
+    watchdog = threading.Timer(20, child.kill)
+    watchdog.start()
+    try:
+        if interrupt_at is not None:
+            assert child.stdout.readline().strip() == interrupt_at
+            time.sleep(0.1)
+            child.send_signal(signal.SIGINT)
+        out, err = child.communicate()
+    finally:
+        watchdog.cancel()
+        child.kill()
+        child.wait()
     return child.returncode, out.splitlines(), err
 
 
