@@ -9,7 +9,7 @@ from warehouse.journal.memory import MemoryJournal
 
 __all__ = ["Entry", "EntryStep", "Journal", "Lock", "open_journal"]
 
-_SQL = ("sqlite", "postgresql", "postgres", "mysql", "mariadb")
+_SQL = ("sqlite", "postgresql", "postgres")
 
 
 def open_journal(settings: JournalSettings) -> Journal:
