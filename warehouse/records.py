@@ -172,6 +172,21 @@ def same(left: Any, right: Any, *, ulps: int = 0) -> bool:
     return type(left) is type(right) and bool(left == right)
 
 
+def identical(left: Any, right: Any, *, ulps: int = 0) -> bool:
+    """`same`, and written alike: the sign of a zero, the digits of a Decimal, the order of keys, missing or null."""
+    if (left is ABSENT) is not (right is ABSENT) or not same(left, right, ulps=ulps):
+        return False
+    if isinstance(left, Mapping):
+        return list(left) == list(right) and all(identical(left[k], right[k], ulps=ulps) for k in left)
+    if isinstance(left, list | tuple):
+        return all(identical(a, b, ulps=ulps) for a, b in zip(left, right, strict=True))
+    if isinstance(left, float):
+        return math.copysign(1, left) == math.copysign(1, right)
+    if isinstance(left, Decimal):
+        return bool(left.as_tuple() == right.as_tuple())
+    return True
+
+
 def _null(value: Any) -> Any:
     return None if value is ABSENT else value
 

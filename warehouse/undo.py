@@ -21,6 +21,7 @@ from warehouse.records import (
     Image,
     Record,
     get,
+    identical,
     overlaps,
     put,
     same,
@@ -171,7 +172,7 @@ def _undo_update(change: Change, before: Record, after: Record, current: Record,
     clashes: list[Clash] = []
     for unit in _units(change, after, current, rules.config):
         fields = [path for path in unit if path in change.written]
-        if all(_alike(get(current, path), get(before, path), rules.ulps) for path in fields):
+        if all(identical(get(current, path), get(before, path), ulps=rules.ulps) for path in fields):
             continue
         if len(unit) > 1:
             foreign = _differences(after, current, unit, rules.ulps)
@@ -183,7 +184,7 @@ def _undo_update(change: Change, before: Record, after: Record, current: Record,
             value = _restore(path, images, change.effects.get(path), rules)
             if isinstance(value, Clash):
                 clashes.append(value)
-            elif not _alike(value, get(current, path), rules.ulps):
+            elif not identical(value, get(current, path), ulps=rules.ulps):
                 try:
                     target, path = _put_back(target, before, path, value)  # noqa: PLW2901 - the path that changed
                 except TypeError:  # somebody replaced what the field was in
@@ -192,11 +193,6 @@ def _undo_update(change: Change, before: Record, after: Record, current: Record,
                     restored.append(path)
     written = frozenset(path for path in restored if not any(_inside(path, other) for other in restored))
     return Merge(_write(change, current, target, written) if written else None, tuple(clashes))
-
-
-def _alike(left: Any, right: Any, ulps: int) -> bool:
-    """`same`, and null where the other is null, missing where the other is missing."""
-    return same(left, right, ulps=ulps) and (left is ABSENT) is (right is ABSENT)
 
 
 def _inside(path: str, other: str) -> bool:
@@ -237,10 +233,8 @@ def _missing(paths: Iterable[str], names: Iterable[str]) -> list[str]:
 def _restore(path: str, images: tuple[Any, Any, Any], effect: Effect | None, rules: _Rules) -> Any:
     """The value that `path` gets back, or the Clash that forbids it; `images` are its B, A and C."""
     old, new, now = images
-    if same(now, new, ulps=rules.ulps):
+    if same(now, new, ulps=rules.ulps) or same(now, old, ulps=rules.ulps):
         return old
-    if same(now, old, ulps=rules.ulps):
-        return now
     if rules.known and effect is not None:
         taken = _take_back(effect, now)
         if taken is not ABSENT:

@@ -1,14 +1,38 @@
+from dataclasses import replace
+from datetime import date, datetime
+from decimal import Decimal
 from typing import ClassVar
-from uuid import uuid4
+from uuid import UUID, uuid4
+
+from hypothesis import strategies as st
 
 from servers import used
+from warehouse.planning import freeze
 from warehouse.records import Entity
-from warehouse.testing.harness import FIELDS, Harness
+from warehouse.testing.harness import FIELDS, Harness, StoredType
 from warehouse_adapters.memory import MemoryAdapter
+
+
+def _type(kind, values):
+    return StoredType(
+        field=kind.__name__, stored=kind.__name__, takes=kind.__name__, gives=kind.__name__, values=values
+    )
 
 
 class MemoryHarness(Harness):
     driver = False
+    types = (
+        _type(str, st.text()),
+        _type(int, st.integers()),
+        _type(float, st.floats()),
+        _type(Decimal, st.decimals()),
+        _type(bytes, st.binary()),
+        _type(UUID, st.uuids()),
+        _type(date, st.dates()),
+        _type(datetime, st.datetimes()),
+        _type(list, st.lists(st.none() | st.integers() | st.text())),
+        _type(dict, st.dictionaries(st.text(), st.none() | st.integers() | st.text())),
+    )
     settings: ClassVar = {}
 
     async def make(self):
@@ -18,6 +42,10 @@ class MemoryHarness(Harness):
 
     async def entity(self):
         return Entity("things0" if self.unique else f"things{uuid4().hex}")
+
+    async def rendered(self, entity, number):
+        table = self.adapter._store.space.table(entity)
+        return repr(sorted(table.get(freeze(self.key(number)), {}).items()))
 
 
 class MemoryHeld(MemoryHarness):
@@ -39,6 +67,7 @@ class MemoryVector(MemoryHarness):
     unique = False
     paths: ClassVar = {field: f"metadata.{field}" for field in FIELDS if field != "id"}
     settings: ClassVar = {"type": "vector", "transactions": False}
+    types = tuple(replace(kind, field=f"metadata.{kind.field}") for kind in MemoryHarness.types)
 
     def blank(self, number):
         return {"vector": [0.1 * number, 0.5, -1.0]}

@@ -97,6 +97,15 @@ class Bench:
     def delete(self, where: Mapping[str, Any] | None) -> Request:
         return self._request("delete", where=self.condition(where))
 
+    # Requests in the store's own fields
+
+    def raw_insert(self, *records: Record) -> Request:
+        return self._request("insert", records=records)
+
+    def raw_update(self, where: Mapping[str, Any], data: Mapping[str, Any]) -> Request:
+        items = updates.bind(updates.parse(data), conditions.literal)
+        return self._request("update", where=logical_condition(where), assignments=items)
+
     def _records(self, records: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:
         return tuple(self.harness.record(**self.known(record)) for record in records)
 

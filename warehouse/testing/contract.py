@@ -30,7 +30,8 @@ What an adapter does not declare in its capabilities is not tried: the test then
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,7 @@ from warehouse.testing.bench import Bench
 from warehouse.testing.contract_conditions import ConditionContract
 from warehouse.testing.contract_describe import DescribeContract
 from warehouse.testing.contract_operations import OperationContract
+from warehouse.testing.contract_types import TypeContract
 from warehouse.testing.contract_undo import UndoContract
 from warehouse.testing.contract_units import UnitContract
 from warehouse.testing.contract_updates import UpdateContract
@@ -54,6 +56,7 @@ class AdapterContract(
     UnitContract,
     WriteContract,
     UndoContract,
+    TypeContract,
 ):
     """The whole suite. A subclass gives the `harness` fixture."""
 
@@ -65,11 +68,18 @@ class AdapterContract(
 
     @pytest.fixture
     async def bench(self, harness: Harness, record_property: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-        """The adapter, connected, and an empty entity."""
-
-        def note(capability: str, state: str) -> None:
-            record_property(PROPERTY, [harness.name, capability, state])  # type: ignore[operator]
-
+        """The adapter, connected, and an empty entity with the logical fields."""
         async with harness:
             info = await harness.adapter.describe(await harness.entity())
-            yield Bench(harness=harness, info=info, note=note)
+            yield Bench(harness=harness, info=info, note=_note(harness, record_property))
+
+    @pytest.fixture
+    async def typed(self, harness: Harness, record_property: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+        """The adapter, connected, and an empty entity with a field for each type of the store."""
+        async with harness:
+            info = await harness.adapter.describe(await harness.typed_entity())
+            yield Bench(harness=harness, info=info, note=_note(harness, record_property))
+
+
+def _note(harness: Harness, record_property: Any) -> Callable[[str, str], None]:
+    return lambda capability, state: record_property(PROPERTY, [harness.name, capability, state])

@@ -7,14 +7,43 @@ a class of a few lines: how to make the adapter, how to make an empty entity, an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self
+
+from hypothesis.strategies import SearchStrategy
 
 from warehouse.adapter import Adapter
 from warehouse.records import ABSENT, Entity, Image, Key, Record, get, put
 
 FIELDS: Final = ("id", "name", "count", "ratio", "active", "tags", "email", "moment")
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredType:
+    """One type of a store: what the type contract tries, and one row of the table of types in the docs.
+
+    * `field`: the path under which the records of `Harness.typed_entity` keep a value of it.
+    * `stored`: how the store calls it, as `numeric(12, 4)`.
+    * `takes`, `gives`: the Python types in and out, as the docs say it; `note`: what else they say.
+    * `values`: every kind of value that it holds, the ends of its range among them; no null.
+    * `expected`: what reading gives back of a value that was written.
+    * `refused`: values that `Adapter.check` refuses, naming the field, since the store would not keep them.
+    """
+
+    field: str
+    stored: str
+    takes: str
+    gives: str
+    values: SearchStrategy[Any]
+    expected: Callable[[Any], Any] = _unchanged
+    refused: tuple[Any, ...] = ()
+    note: str = ""
 
 
 class Harness(ABC):
@@ -28,6 +57,7 @@ class Harness(ABC):
     * `unique`: whether `email` carries a uniqueness constraint, in which nulls are not equal.
     * `paths`: where the store keeps a field, if not under its own name: `{"id": "_id"}`.
     * `driver`: whether errors come from a driver, and so must have a `__cause__`.
+    * `types`: every type of the store; each is a field of the records of `typed_entity`.
     """
 
     name: ClassVar[str]
@@ -35,6 +65,7 @@ class Harness(ABC):
     unique: ClassVar[bool] = True
     paths: ClassVar[Mapping[str, str]] = {}
     driver: ClassVar[bool] = True
+    types: ClassVar[tuple[StoredType, ...]] = ()
 
     adapter: Adapter
 
@@ -48,6 +79,18 @@ class Harness(ABC):
 
         What it leaves behind in a server that outlives the tests, `__aexit__` removes.
         """
+
+    async def typed_entity(self) -> Entity:
+        """As `entity`, but with a field for each of `types`, all of which may be null."""
+        return await self.entity()
+
+    async def rendered(self, entity: Entity, number: int) -> Any:
+        """The whole record with the id `number` as the store itself writes it, past the adapter.
+
+        Text where the store has a text form of its values, otherwise what tells them apart exactly. None where
+        there is no such record.
+        """
+        raise NotImplementedError
 
     def blank(self, number: int) -> Record:  # noqa: ARG002 - for those that override it
         """What the record with the id `number` has besides the logical fields, as the vector of a point."""

@@ -137,7 +137,7 @@ def _mapping(value: Mapping[Any, Any], field: str) -> Record:
             raise InvalidOperation(f"names in a payload are text, not {name!r}", field=field)
         if item is not None:
             out[_text(name, field)] = payload_value(item, f"{field}.{name}")
-    return out
+    return dict(sorted(out.items()))
 
 
 def _text(value: str, field: str) -> str:
@@ -172,9 +172,9 @@ def image(info: CollectionInfo, point: models.Record | models.ScoredPoint, *, lo
 
 
 def without_nulls(value: Any) -> Any:
-    """`value` without the null fields of its mappings."""
+    """`value` without the null fields of its mappings, their names sorted: a server keeps no order of them."""
     if isinstance(value, Mapping):
-        return {name: without_nulls(item) for name, item in value.items() if item is not None}
+        return {name: without_nulls(item) for name, item in sorted(value.items()) if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
