@@ -85,11 +85,9 @@ class TypeContract:
                 self._check_refused(typed, kind, value)
 
     def _check_refused(self, bench: Bench, kind: StoredType, value: Any) -> None:
-        for request in (
-            lambda: bench.raw_insert(self._record(bench, kind, 1, value)),
-            lambda: bench.raw_update(bench.harness.key(1), {kind.field: {"$literal": value}}),
-        ):
-            with pytest.raises(InvalidOperation) as refusal:
-                request()
-            assert refusal.value.field is not None, f"{refusal.value} names no field"
-            assert refusal.value.field.startswith(kind.field), f"{refusal.value.field} is not {kind.field}"
+        with pytest.raises(InvalidOperation) as inserting:
+            bench.raw_insert(self._record(bench, kind, 1, value))
+        with pytest.raises(InvalidOperation) as updating:
+            bench.raw_update(bench.harness.key(1), {kind.field: {"$literal": value}})
+        for refusal in (inserting.value, updating.value):
+            assert (refusal.field or "").startswith(kind.field), f"{refusal} names {refusal.field}"
