@@ -14,6 +14,7 @@ import anyio
 from warehouse.config import load, read
 from warehouse.engine.engine import Engine
 from warehouse.engine.explain import describe
+from warehouse.engine.lease import Lease
 from warehouse.engine.options import BeginOptions, TransactionOptions, check_option, make_options
 from warehouse.engine.supervise import supervise
 from warehouse.errors import InvalidOperation, ReadConflict
@@ -49,7 +50,7 @@ class AsyncWarehouse:
         self._defaults = config.transactions
         self._journal = open_journal(config.journal)
         self._registry = Registry(config.adapters, self._journal.identity)
-        self._engine = Engine(self._registry, self._journal)
+        self._engine = Engine(self._registry, Lease(self._journal, config.journal.lease))
         self._opened = False
         self._opening = anyio.Lock()
 
@@ -66,6 +67,11 @@ class AsyncWarehouse:
             async with self._opening:
                 if not self._opened:
                     await self._journal.open()
+                    try:
+                        await self._engine.lease.start()
+                    except BaseException:
+                        await self._journal.close()
+                        raise
                     self._opened = True
         return self
 
@@ -79,6 +85,7 @@ class AsyncWarehouse:
                 await asyncio.wait(self._engine.running)
             if self._opened:
                 self._opened = False
+                await self._engine.lease.stop(owes=False)
                 await self._registry.close()
                 await self._journal.close()
 

@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from warehouse.engine.choose import check_step, choose
 from warehouse.engine.engine import Engine
 from warehouse.engine.options import Options
+from warehouse.engine.outcome import result
 from warehouse.engine.plan import check, draft
 from warehouse.engine.retry import is_contention
 from warehouse.engine.run import Run, StepState
@@ -48,7 +49,7 @@ class AsyncTransaction:
         self._engine = engine
         self._options = options
         pattern, _ = choose(options, ())
-        self._run = Run(options, engine.journal, pattern, time.monotonic())
+        self._run = Run(options, engine.lease, pattern, time.monotonic())
         self._saga = Saga(self._run) if pattern == "saga" else None
         self._lock = anyio.Lock()
         self._phase: Literal["new", "open", "left"] = "new"
@@ -74,7 +75,7 @@ class AsyncTransaction:
             raise AlreadyFinished("the transaction was entered before", hint="begin() another")
         await self._open()
         self._run.started = time.monotonic()
-        self._run.since = await self._engine.journal.sequence()
+        self._run.since = await self._run.journal.sequence()
         self._phase = "open"
         self._watch = asyncio.ensure_future(self._expire())
         return self
@@ -111,7 +112,7 @@ class AsyncTransaction:
         finally:
             await rollback(self._run)
             if self._run.status is not None:
-                self._result = self._run.result()
+                self._result = result(self._run)
 
     async def _commit(self) -> None:
         if self._saga is not None:

@@ -83,6 +83,7 @@ async def test_one_participant_needs_no_protocol_but_looks_at_the_locks():
         assert statuses(result) == "cc"
         assert [call for call in world.faults.calls if call.startswith("journal.")] == [
             "journal.open",
+            "journal.beat",
             "journal.locked",
         ]
         assert world.faults.calls.index("journal.locked") > world.faults.calls.index("a.execute")

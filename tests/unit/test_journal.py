@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from uuid import uuid4
 
@@ -23,7 +23,8 @@ from integration.memory_world import World, insert
 from warehouse import ConfigError, JournalUnavailable, OutcomeUnknown
 from warehouse.config import JournalSettings
 from warehouse.journal import Entry, EntryStep, open_journal, tables
-from warehouse.journal.base import RecordLocked, ReplyLost, lock, locks
+from warehouse.journal.base import Claim, RecordLocked, ReplyLost, Superseded, lock, locks
+from warehouse.journal.codec import encode
 from warehouse.records import ABSENT, Change, Effect, Entity
 
 pytestmark = pytest.mark.anyio
@@ -96,11 +97,11 @@ async def test_a_transaction_from_beginning_to_end(journal):
     assert await journal.locked([lock("store", THINGS, {"id": 4})]) is None
     assert await journal.locked([]) is None
     assert await journal.entries() == [one]
-    await journal.change_state(one.transaction_id, "compensating", {"y": 1})
+    await journal.change_state(one.claim, "compensating", {"y": 1})
     (now,) = await journal.entries(["compensating"])
     assert (now.state, now.detail, now.steps) == ("compensating", {"x": [1, None], "y": 1}, one.steps)
     assert await journal.locked(one.locks()) is not None
-    await journal.finish(one.transaction_id, "failed", {"z": 2})
+    await journal.finish(one.claim, "failed", {"z": 2})
     assert await journal.locked(one.locks()) is None
     assert await journal.sequence() == 1
     (now,) = await journal.entries(["failed"])
@@ -148,7 +149,7 @@ async def test_a_lock_keeps_others_out_wholly(journal):
     assert await journal.entries() == [one]
     assert await journal.locked([lock("store", THINGS, {"id": 3})]) is None
     await journal.decide(entry(step(1, 2, store="another")), 0)
-    await journal.finish(one.transaction_id, "completed", {})
+    await journal.finish(one.claim, "completed", {})
     await journal.decide(other, await journal.sequence())
 
 
@@ -157,14 +158,14 @@ async def test_who_read_before_another_finished_is_refused(journal):
     since = await journal.sequence()
     one = entry(step(1))
     await journal.decide(one, since)
-    await journal.finish(one.transaction_id, "compensated", {})
+    await journal.finish(one.claim, "compensated", {})
     late = entry(step(2), step(1, index=1))
     with pytest.raises(RecordLocked, match="which was faster") as caught:
         await journal.decide(late, since)
     assert caught.value.lock == lock("store", THINGS, {"id": 1})
     assert len(await journal.entries()) == 1
     await journal.decide(late, await journal.sequence())
-    await journal.finish(late.transaction_id, "completed", {})
+    await journal.finish(late.claim, "completed", {})
     again = entry(step(1))
     with pytest.raises(RecordLocked):
         await journal.decide(again, since + 1)
@@ -192,7 +193,7 @@ async def test_many_locks(journal):
     assert await journal.locked([lock("store", THINGS, {"id": n}) for n in range(1499, 4000)]) is not None
     with pytest.raises(RecordLocked):
         await journal.decide(entry(step(*range(1499, 3000))), 0)
-    await journal.finish(many.transaction_id, "completed", {})
+    await journal.finish(many.claim, "completed", {})
     with pytest.raises(RecordLocked):
         await journal.decide(entry(step(*range(1499, 3000))), 0)
     await journal.decide(entry(step(*range(1499, 3000))), 1)
@@ -201,19 +202,19 @@ async def test_many_locks(journal):
 async def test_steps_are_added_and_replaced(journal):
     saga = entry(step(1), state="running", tokens={"a": "1"})
     await journal.decide(saga, 0)
-    await journal.append(saga.transaction_id, step(2, index=1), 0, {"b": "2"})
-    await journal.append(saga.transaction_id, step(1, 3, index=1), 0, {})
+    await journal.append(saga.claim, step(2, index=1), 0, {"b": "2"})
+    await journal.append(saga.claim, step(1, 3, index=1), 0, {})
     (now,) = await journal.entries()
     assert now.steps == (step(1), step(1, 3, index=1))
     assert now.tokens == {"a": "1", "b": "2"}
     other = entry(step(9), state="running")
     await journal.decide(other, 0)
     with pytest.raises(RecordLocked):
-        await journal.append(other.transaction_id, step(3, index=1), 0, {})
-    await journal.finish(saga.transaction_id, "completed", {})
+        await journal.append(other.claim, step(3, index=1), 0, {})
+    await journal.finish(saga.claim, "completed", {})
     with pytest.raises(RecordLocked):
-        await journal.append(other.transaction_id, step(3, index=1), 0, {})
-    await journal.append(other.transaction_id, step(3, index=1), await journal.sequence(), {})
+        await journal.append(other.claim, step(3, index=1), 0, {})
+    await journal.append(other.claim, step(3, index=1), await journal.sequence(), {})
     for n in range(1, 4):
         assert (await journal.locked([lock("store", THINGS, {"id": n})]) is not None) is (n == 3)
 
@@ -221,12 +222,12 @@ async def test_steps_are_added_and_replaced(journal):
 async def test_what_ended_or_never_was_takes_no_more_writes(journal):
     one = entry(step(1))
     await journal.decide(one, 0)
-    await journal.finish(one.transaction_id, "completed", {})
-    for name in (one.transaction_id, "nobody"):
+    await journal.finish(one.claim, "completed", {})
+    for claim in (one.claim, Claim("nobody")):
         for write in (
-            journal.append(name, step(2, index=1), 9, {}),
-            journal.change_state(name, "compensating", {}),
-            journal.finish(name, "compensated", {}),
+            journal.append(claim, step(2, index=1), 9, {}),
+            journal.change_state(claim, "compensating", {}),
+            journal.finish(claim, "compensated", {}),
         ):
             with pytest.raises(JournalUnavailable, match="no open transaction"):
                 await write
@@ -234,6 +235,93 @@ async def test_what_ended_or_never_was_takes_no_more_writes(journal):
         await journal.decide(one, 9)
     assert [item.state for item in await journal.entries()] == ["completed"]
     assert await journal.sequence() == 1
+
+
+async def test_who_was_superseded_writes_nothing_more(journal):
+    one = entry(step(1), state="running", owner="first")
+    await journal.decide(one, 0)
+    assert await journal.is_mine(one.claim)
+    taken = await journal.take_over(one.claim, "second")
+    assert taken == Claim(one.transaction_id, 2)
+    assert await journal.take_over(one.claim, "third") is None
+    assert not await journal.is_mine(one.claim)
+    assert await journal.is_mine(taken)
+    for write in (
+        journal.append(one.claim, step(2, index=1), 9, {}),
+        journal.change_state(one.claim, "compensating", {}),
+        journal.finish(one.claim, "completed", {}),
+    ):
+        with pytest.raises(Superseded):
+            await write
+    found = await journal.entry(one.transaction_id)
+    assert (found.owner, found.epoch, found.state, len(found.steps)) == ("second", 2, "running", 1)
+    assert await journal.locked(one.locks()) is not None
+    await journal.append(taken, step(2, index=1), 9, {})
+    await journal.change_state(taken, "compensating", {})
+    await journal.finish(taken, "compensated", {})
+    assert await journal.take_over(taken, "third") is None
+    assert not await journal.is_mine(taken)
+    assert await journal.locked(one.locks()) is None
+
+
+async def test_of_many_that_take_over_one_does(journal):
+    one = entry(step(1))
+    await journal.decide(one, 0)
+    claims = await asyncio.gather(*(journal.take_over(one.claim, f"owner_{n}") for n in range(16)))
+    assert [claim for claim in claims if claim is not None] == [Claim(one.transaction_id, 2)]
+
+
+async def test_one_entry(journal):
+    one = entry(step(1), owner="me")
+    before = time.time()
+    assert await journal.entry(one.transaction_id) is None
+    await journal.decide(one, 0)
+    found = await journal.entry(one.transaction_id)
+    assert (found, found.finished) == (one, None)
+    assert abs(found.started - before) < 60
+    await journal.finish(one.claim, "completed", {})
+    assert abs((await journal.entry(one.transaction_id)).finished - before) < 60
+    assert await journal.settle("never") is False
+    assert await journal.entry("never") is None
+
+
+async def test_heartbeats(journal):
+    assert await journal.heartbeats() == {}
+    await journal.beat("one")
+    await journal.beat("other")
+    first = await journal.heartbeats()
+    assert first.keys() == {"one", "other"}
+    await journal.beat("one")
+    second = await journal.heartbeats()
+    assert second["one"] != first["one"]
+    assert second["other"] == first["other"]
+    await journal.retire(["one", "nobody"])
+    assert (await journal.heartbeats()).keys() == {"other"}
+    await journal.retire([])
+
+
+async def test_pruning_keeps_what_is_open_or_failed(journal):
+    ended = {}
+    for number, state in enumerate(("completed", "compensated", "failed")):
+        ended[state] = entry(step(number))
+        await journal.decide(ended[state], 9)
+        await journal.finish(ended[state].claim, state, {})
+    still = entry(step(9))
+    await journal.decide(still, 9)
+    long_ago, soon = time.time() - 1000, time.time() + 1000
+    await journal.prune(finished=long_ago, images=long_ago)
+    assert all(item.steps for item in await journal.entries())
+    await journal.prune(finished=long_ago, images=soon)
+    assert {item.state: len(item.steps) for item in await journal.entries()} == {
+        "completed": 0,
+        "compensated": 0,
+        "failed": 1,
+        "committing": 1,
+    }
+    await journal.prune(finished=soon, images=soon)
+    assert {item.state for item in await journal.entries()} == {"failed", "committing"}
+    assert await journal.locked(still.locks()) is not None
+    assert (await journal.settle(still.transaction_id)) is True
 
 
 async def test_a_tombstone_keeps_a_late_decide_out(journal):
@@ -247,13 +335,13 @@ async def test_a_tombstone_keeps_a_late_decide_out(journal):
     early = entry(step(1))
     await journal.decide(early, 0)
     assert await journal.settle(early.transaction_id) is True
-    await journal.finish(early.transaction_id, "completed", {})
+    await journal.finish(early.claim, "completed", {})
 
 
 async def test_it_opens_again_with_everything(journal, url):
     one = entry(step(1))
     await journal.decide(one, 0)
-    await journal.finish(one.transaction_id, "completed", {})
+    await journal.finish(one.claim, "completed", {})
     await journal.close()
     await journal.close()
     if url != "memory://":
@@ -295,8 +383,8 @@ async def test_at_once_nothing_is_lost(journal):
             except RecordLocked:
                 await asyncio.sleep(0.002)
                 continue
-            await journal.change_state(mine.transaction_id, "compensating", {})
-            await journal.finish(mine.transaction_id, "compensated", {})
+            await journal.change_state(mine.claim, "compensating", {})
+            await journal.finish(mine.claim, "compensated", {})
             count += 1
 
     await asyncio.gather(*(work(number) for number in range(12)))
@@ -336,7 +424,7 @@ async def test_a_record_that_came_and_went_during_a_decide_is_noticed(journal, u
     thread.start()
     await asyncio.to_thread(seen.wait, 5)
     await journal.decide(fast, since)
-    await journal.finish(fast.transaction_id, "completed", {})
+    await journal.finish(fast.claim, "completed", {})
     go.set()
     await asyncio.to_thread(thread.join)
     assert isinstance(ends[0], RecordLocked)
@@ -439,7 +527,7 @@ CHILD = textwrap.dedent(
             except RecordLocked:
                 await asyncio.sleep(0.005)
                 continue
-            await journal.finish(entry.transaction_id, "completed", {})
+            await journal.finish(entry.claim, "completed", {})
             made += 1
         await journal.close()
         print(made)
@@ -507,6 +595,51 @@ async def test_a_journal_of_another_layout(tmp_path):
     connection.close()
     with pytest.raises(ConfigError, match="layout 99"):
         await journal.open()
+
+
+VERSION_1 = """
+    CREATE TABLE warehouse_meta (id INTEGER PRIMARY KEY, version INTEGER NOT NULL, sequence BIGINT NOT NULL);
+    CREATE TABLE warehouse_transactions (id VARCHAR(120) PRIMARY KEY, name TEXT, pattern VARCHAR(120) NOT NULL,
+        state VARCHAR(120) NOT NULL, started DOUBLE PRECISION NOT NULL, finished DOUBLE PRECISION, sequence BIGINT,
+        tokens {bytes} NOT NULL, detail {bytes} NOT NULL);
+    CREATE TABLE warehouse_steps (transaction_id VARCHAR(120), position INTEGER, name VARCHAR(120) NOT NULL,
+        tag TEXT NOT NULL, store TEXT NOT NULL, body {bytes} NOT NULL, PRIMARY KEY (transaction_id, position));
+    CREATE TABLE warehouse_locks (record {bytes} PRIMARY KEY, transaction_id VARCHAR(120) NOT NULL);
+    CREATE TABLE warehouse_finished (record {bytes} PRIMARY KEY, sequence BIGINT NOT NULL);
+    INSERT INTO warehouse_meta VALUES (1, 1, 7)
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_a_journal_of_the_first_layout_is_migrated_by_one_of_many(kind, tmp_path, request):
+    with ExitStack() as stack:
+        if kind == "sqlite":
+            address, kind_of_bytes = sqlite_url(tmp_path / "journal.db"), "BLOB"
+        else:
+            address, kind_of_bytes = stack.enter_context(database(request.getfixturevalue(kind))), "BYTEA"
+        engine = sa.create_engine(address)
+        with engine.begin() as connection:
+            for statement in VERSION_1.format(bytes=kind_of_bytes).split(";"):
+                connection.exec_driver_sql(statement)
+            values = {"pattern": "staged", "state": "completed", "started": 1.0, "tokens": encode({})}
+            connection.execute(
+                sa.text(
+                    "INSERT INTO warehouse_transactions (id, pattern, state, started, tokens, detail)"
+                    " VALUES ('old', :pattern, :state, :started, :tokens, :tokens)"
+                ),
+                values,
+            )
+        engine.dispose()
+        journals = [open_journal(JournalSettings(url=address)) for _ in range(5)]
+        await asyncio.gather(*(journal.open() for journal in journals))
+        assert await journals[0].sequence() == 7
+        (old,) = await journals[1].entries()
+        assert (old.transaction_id, old.owner, old.epoch) == ("old", "", 1)
+        one = entry(step(1), owner="me")
+        await journals[2].decide(one, 7)
+        assert await journals[3].entry(one.transaction_id) == one
+        for journal in journals:
+            await journal.close()
 
 
 async def test_a_full_disk_leaves_nothing_changed(tmp_path):

@@ -10,9 +10,8 @@ import anyio
 
 from warehouse.adapter import Outcome, StepChanges, WriteStatus, Written
 from warehouse.engine.retry import back_off
-from warehouse.engine.run import OpenUnit, Run, StepState
+from warehouse.engine.run import OpenUnit, Run, StepState, unknown
 from warehouse.errors import (
-    OutcomeUnknown,
     StepFailed,
     StoreContention,
     StoreError,
@@ -22,15 +21,6 @@ from warehouse.errors import (
 )
 from warehouse.planning import freeze
 from warehouse.records import Change, Image, same_image
-
-
-def unknown(run: Run, message: str, *, journaled: bool = True) -> OutcomeUnknown:
-    """The error for an end that cannot be told. `journaled`: the transaction may have locks in the journal."""
-    return OutcomeUnknown(
-        f"how transaction {run.id} ended cannot be told: {message}",
-        transaction_id=run.id,
-        hint="its records stay locked until it is known" if journaled else "look at its records",
-    )
 
 
 async def commit(run: Run, opened: OpenUnit) -> StoreError | None:
@@ -116,12 +106,13 @@ async def apply(run: Run, opened: OpenUnit, applied: list[StepState]) -> StepFai
     """Make the planned changes of a unit, step by step; what was made is added to `applied`.
 
     What may have been made is added too, as not `known`. Raises OutcomeUnknown where a write got no reply
-    and its record cannot be read either.
+    and its record cannot be read either; Superseded.
     """
     for state in opened.steps:
         if state.done is None or not state.done.changes:
             continue
         changes = state.done.changes
+        await run.keep()
         try:
             written = list(await opened.unit.write(changes))
         except Exception as raised:  # noqa: BLE001 - it ought to have answered: whatever it made is undone

@@ -3,21 +3,67 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import anyio
 
-from warehouse.adapter import Unit, UnitSettings, WriteStatus, Written
-from warehouse.engine.plan import Step, in_order
+from warehouse.adapter import EntityInfo, Unit, UnitSettings, WriteStatus, Written
 from warehouse.engine.retry import back_off
-from warehouse.engine.run import Run, StepState
-from warehouse.errors import ConstraintViolated, StoreError, StoreOutcomeUnknown, TransientError
+from warehouse.errors import (
+    ConstraintViolated,
+    OutcomeUnknown,
+    StoreError,
+    StoreOutcomeUnknown,
+    TransientError,
+)
+from warehouse.journal.base import Superseded
 from warehouse.planning import freeze
 from warehouse.records import ABSENT, Absent, Change, Entity, Image
 from warehouse.registry import Participant
 from warehouse.results import Reason, Residue
 from warehouse.undo import Clash, Merge, combine, inverse, merge
+
+
+class Origin(Protocol):
+    """Where changes were made: a step that runs, or one that was journaled."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def tag(self) -> str: ...
+
+    @property
+    def participant(self) -> Participant: ...
+
+    async def describe(self, entity: Entity) -> EntityInfo:
+        """What is known of an entity that it changed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """For which transaction, and for how long (seconds), changes are undone or redone.
+
+    `keep` raises Superseded where the transaction is not ours any more. It is called with the records locked,
+    right before anything becomes visible.
+    """
+
+    transaction_id: str
+    grace: float
+    lock_timeout: float
+    keep: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What one step changed, and whether it is known that this was made."""
+
+    origin: Origin
+    changes: tuple[Change, ...]
+    known: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +73,7 @@ class Piece:
     `known`: it is known that it was applied. `doubtful`: undoing (or redoing) it may have been committed, or not.
     """
 
-    step: Step
+    origin: Origin
     change: Change
     known: bool
     settled: bool = False
@@ -54,16 +100,21 @@ class _Round:
         return [piece for piece in pieces if all(owner is not piece for owner, _ in self.writes)]
 
 
-async def undo(run: Run, states: Sequence[StepState]) -> list[Residue]:
-    """Undo these (executed) steps; what could not be undone, record by record. Never raises."""
+async def undo(terms: Terms, steps: Sequence[Done]) -> list[Residue]:
+    """Undo these steps, in this order; what could not be undone, record by record.
+
+    Raises only what `terms.keep` does, Superseded or OutcomeUnknown.
+    """
     residue: list[Residue] = []
-    for state in _last_first(run, states):
-        changes = combine(state.done.changes if state.done else (), _place)
-        pieces = [Piece(state.step, change, state.known) for change in reversed(changes)]
+    for done in steps:
+        changes = combine(done.changes, _place)
+        pieces = [Piece(done.origin, change, done.known) for change in reversed(changes)]
         if not pieces:
             continue
         try:
-            await _settle(run, state.step.participant, pieces, merge, residue)
+            await _settle(terms, done.origin.participant, pieces, merge, residue)
+        except (Superseded, OutcomeUnknown):
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the other steps are to be undone
             residue += [
                 _residue(piece, Clash(None, piece.change.after, None), _reason(error), str(error))
@@ -78,36 +129,25 @@ def _reason(error: Exception) -> Reason:
     return "constraint" if isinstance(error, ConstraintViolated) else "unreachable"
 
 
-def _last_first(run: Run, states: Sequence[StepState]) -> list[StepState]:
-    """By `compensation_priority`, highest first; then what was executed last first."""
-    steps = in_order((state.step for state in run.states.values()), key=lambda step: step.index)
-    place = {step.index: number for number, step in enumerate(steps)}
+async def redo(terms: Terms, participant: Participant, steps: Sequence[Done]) -> StoreError | None:
+    """Make again what is missing of these steps of one store; why not, where that cannot be.
 
-    def key(numbered: tuple[int, StepState]) -> tuple[int, int, int]:
-        number, state = numbered
-        return state.step.operation.compensation_priority, place[state.step.index], number
-
-    return [state for _, state in sorted(enumerate(states), key=key, reverse=True)]
-
-
-async def redo(run: Run, participant: Participant, states: Sequence[StepState]) -> StoreError | None:
-    """Make again what is missing of these steps, in a store with transactions; why not, where that cannot be.
-
-    Nothing was written then; or, where the error says so, that is not known. Raises Unreachable.
+    In a store with transactions nothing was written then; or, where the error says so, that is not known.
+    Raises Unreachable and Superseded.
     """
-    steps: dict[object, Step] = {}
+    origins: dict[object, Origin] = {}
     changes: list[Change] = []
-    for state in states:
-        for change in state.done.changes if state.done is not None else ():
-            steps[_place(change)] = state.step
+    for done in steps:
+        for change in done.changes:
+            origins[_place(change)] = done.origin
             changes.append(change)
     pieces = [
-        Piece(steps[_place(change)], inverse(change), known=False) for change in combine(changes, _place)
+        Piece(origins[_place(change)], inverse(change), known=False) for change in combine(changes, _place)
     ]
     residue: list[Residue] = []
     problem: StoreError | None = None
     try:
-        await _settle(run, participant, pieces, merge, residue, all_or_nothing=True)
+        await _settle(terms, participant, pieces, merge, residue, all_or_nothing=True)
     except StoreError as refused:
         problem = refused
     if residue:
@@ -118,7 +158,7 @@ async def redo(run: Run, participant: Participant, states: Sequence[StepState]) 
 
 
 async def _settle(
-    run: Run,
+    terms: Terms,
     participant: Participant,
     pieces: list[Piece],
     how: Callable[..., Merge],
@@ -130,12 +170,12 @@ async def _settle(
 
     What clashes is added to `residue`.
     """
-    give_up = time.monotonic() + run.options.grace
+    give_up = time.monotonic() + terms.grace
     attempt = 0
     while True:
         attempt += 1
         try:
-            done = await _one_round(run, participant, pieces, residue, how, all_or_nothing=all_or_nothing)
+            done = await _one_round(terms, participant, pieces, residue, how, all_or_nothing=all_or_nothing)
         except TransientError as error:
             done = False
             if time.monotonic() >= give_up:
@@ -148,7 +188,7 @@ async def _settle(
 
 
 async def _one_round(
-    run: Run,
+    terms: Terms,
     participant: Participant,
     pieces: list[Piece],
     residue: list[Residue],
@@ -157,7 +197,7 @@ async def _one_round(
     all_or_nothing: bool,
 ) -> bool:
     """One unit: read, merge, write, commit. False if it has to be done again."""
-    settings = UnitSettings(transaction_id=run.id, lock_timeout=run.options.lock_timeout)
+    settings = UnitSettings(transaction_id=terms.transaction_id, lock_timeout=terms.lock_timeout)
     async with participant.adapter.unit(settings) as unit:
         waiting = [piece for piece in pieces if not piece.settled]
         found = await _merge_all(unit, participant, waiting, how)
@@ -168,6 +208,7 @@ async def _one_round(
             written = await unit.write([change for _, change in found.writes])
         else:
             residue += _settled(found, found.idle(waiting))
+            await terms.keep()
             written = await _write_singly(unit, found)
             residue += await _note_applied(found, written, participant.adapter.capabilities.settle)
         if len(written) < len(found.writes) or any(
@@ -175,6 +216,8 @@ async def _one_round(
         ):
             residue += _refused(found, written)
             return all_or_nothing and bool(residue)
+        if participant.adapter.capabilities.holds and found.writes:
+            await terms.keep()
         await _commit(unit, waiting)
         residue += _settled(found, waiting)
         return True
@@ -199,7 +242,8 @@ async def _merge_all(
     ulps = participant.adapter.capabilities.float_ulps
     for piece in pieces:
         place = _place(piece.change)
-        merged = how(piece.change, currents[place], piece.step.info.config, known=piece.known, ulps=ulps)
+        config = participant.settings.entity(piece.change.entity.name)
+        merged = how(piece.change, currents[place], config, known=piece.known, ulps=ulps)
         out.clashes += [(piece, _residue(piece, clash, "conflict", "")) for clash in merged.clashes]
         if merged.write is not None:
             out.writes.append((piece, merged.write))
@@ -218,7 +262,7 @@ async def _read(unit: Unit, pieces: Sequence[Piece]) -> dict[tuple[Entity, objec
         keys.setdefault(piece.change.entity, {})[freeze(piece.change.key)] = piece.change
     out: dict[tuple[Entity, object], Image] = {}
     for entity, changes in keys.items():
-        info = await next(piece.step for piece in pieces if piece.change.entity == entity).describe(entity)
+        info = await next(piece.origin for piece in pieces if piece.change.entity == entity).describe(entity)
         images = await unit.read(info, [change.key for change in changes.values()])
         out.update({(entity, key): image for key, image in zip(changes, images, strict=True)})
     return out
@@ -275,8 +319,8 @@ def _refused(found: _Round, written: Sequence[Written]) -> list[Residue]:
 
 def _residue(piece: Piece, clash: Clash, reason: Reason, detail: str) -> Residue:
     return Residue(
-        step=piece.step.name,
-        tag=piece.step.tag,
+        step=piece.origin.name,
+        tag=piece.origin.tag,
         entity=piece.change.entity.name,
         key=piece.change.key,
         field=clash.field,
@@ -291,11 +335,10 @@ def _shown(value: object) -> object:
     return None if isinstance(value, Absent) or value is ABSENT else value
 
 
-def kept(states: Iterable[StepState]) -> list[Residue]:
+def kept(steps: Iterable[Done]) -> list[Residue]:
     """The residue of steps whose commits are kept on purpose."""
     return [
-        _residue(Piece(state.step, change, known=True), Clash(None, change.after, change.after), "kept", "")
-        for state in states
-        if state.done is not None
-        for change in state.done.changes
+        _residue(Piece(done.origin, change, known=True), Clash(None, change.after, change.after), "kept", "")
+        for done in steps
+        for change in done.changes
     ]

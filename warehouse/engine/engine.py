@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from warehouse.adapter import Query
 from warehouse.engine.choose import check_step, choose, is_alone
 from warehouse.engine.explain import explain
+from warehouse.engine.lease import Lease
 from warehouse.engine.options import Options
+from warehouse.engine.outcome import result
 from warehouse.engine.plan import Step, parse_all, plan
 from warehouse.engine.read import plan_query
 from warehouse.engine.retry import Retries
@@ -21,7 +23,6 @@ from warehouse.engine.saga import run_saga
 from warehouse.engine.staged import run_staged
 from warehouse.engine.supervise import Tasks
 from warehouse.errors import StepFailed, StoreError
-from warehouse.journal.base import Journal
 from warehouse.operations import Operation, Source, translate
 from warehouse.records import Record, project
 from warehouse.registry import Participant, Registry
@@ -31,9 +32,9 @@ from warehouse.results import Explanation, StepResult, TransactionResult
 class Engine:
     """Runs transactions over the participants of one registry and one journal."""
 
-    def __init__(self, registry: Registry, journal: Journal) -> None:
+    def __init__(self, registry: Registry, lease: Lease) -> None:
         self.registry = registry
-        self.journal = journal
+        self.lease = lease
         self.running: Tasks = set()
 
     async def transaction(
@@ -48,7 +49,7 @@ class Engine:
             return _unplanned(list(parsed), error, options, started)
         run, _ = self._run(steps, options, started)
         await (run_saga if run.pattern == "saga" else run_staged)(run, steps)
-        return run.result()
+        return result(run)
 
     async def explain(
         self, operations: Sequence[Mapping[str, Any] | Operation], options: Options
@@ -75,7 +76,7 @@ class Engine:
     def _run(self, steps: Sequence[Step], options: Options, started: float) -> tuple[Run, str]:
         participants = [step.participant for step in steps]
         pattern, reason = choose(options, participants)
-        run = Run(options, self.journal, pattern, started)
+        run = Run(options, self.lease, pattern, started)
         for step in steps:
             check_step(step, pattern, alone=is_alone(participants))
             run.add(step)

@@ -12,17 +12,26 @@ from typing import Any, Literal, cast
 import anyio
 
 from warehouse.adapter import Query, StepChanges, TogetherUnit, Unit, UnitSettings
+from warehouse.engine.compensate import Done, Terms
+from warehouse.engine.lease import Lease
 from warehouse.engine.options import Options
-from warehouse.engine.plan import Step, no_reference
+from warehouse.engine.plan import Step, in_order, no_reference
 from warehouse.engine.references import split
 from warehouse.engine.retry import Retries
-from warehouse.errors import InvalidOperation, StepFailed, StoreError, WarehouseError
-from warehouse.journal.base import Entry, EntryStep, Journal, Lock, State
+from warehouse.errors import (
+    InvalidOperation,
+    JournalUnavailable,
+    OutcomeUnknown,
+    StepFailed,
+    StoreError,
+    WarehouseError,
+)
+from warehouse.journal.base import Claim, Entry, EntryStep, Journal, Lock, ReplyLost, State
 from warehouse.journal.base import locks as step_locks
 from warehouse.operations import Operation
-from warehouse.records import ABSENT, Entity, Key, Record, get, project
+from warehouse.records import ABSENT, Entity, Key, Record, get
 from warehouse.registry import Participant
-from warehouse.results import Pattern, Residue, Status, StepResult, StepStatus, TransactionResult
+from warehouse.results import Pattern, Residue, Status
 
 _COMPARE = {
     "$eq": int.__eq__,
@@ -55,6 +64,10 @@ class StepState:
     known: bool = True
     let_off: bool = False
 
+    def made(self) -> Done:
+        """What it changed."""
+        return Done(self.step, () if self.done is None else self.done.changes, self.known)
+
     def rows(self) -> list[Record]:
         """The records of the step's result, whole."""
         if self.done is None:
@@ -84,10 +97,11 @@ class OpenUnit:
 class Run:
     """The state of one transaction. Patterns move it forward; it decides nothing itself."""
 
-    def __init__(self, options: Options, journal: Journal, pattern: Pattern, started: float) -> None:
-        self.id = uuid.uuid4().hex
+    def __init__(self, options: Options, lease: Lease, pattern: Pattern, started: float) -> None:
+        self.claim = Claim(uuid.uuid4().hex)
         self.options = options
-        self.journal = journal
+        self.lease = lease
+        self.journal: Journal = lease.journal
         self.pattern: Pattern = pattern
         self.started = started
         self.since = 0
@@ -98,6 +112,17 @@ class Run:
         self._image_bytes: dict[int, int] = {}
         self.status: Status | None = None
         self.error: StepFailed | None = None
+
+    @property
+    def id(self) -> str:
+        return self.claim.transaction_id
+
+    async def keep(self) -> None:
+        """Make sure that the (journaled) transaction is still ours. Raises Superseded or OutcomeUnknown."""
+        try:
+            self.claim = await self.lease.keep(self.claim)
+        except (JournalUnavailable, ReplyLost) as error:
+            raise unknown(self, error.message) from error
 
     # Time
 
@@ -261,7 +286,7 @@ class Run:
 
     def reset(self) -> None:
         """Forget what was staged (and has been rolled back), to stage again under a new id."""
-        self.id = uuid.uuid4().hex
+        self.claim = Claim(uuid.uuid4().hex)
         for state in self.states.values():
             if not state.let_off:
                 state.status, state.done, state.error = "waiting", None, None
@@ -276,7 +301,31 @@ class Run:
                 return True
         return False
 
-    # The journal's view
+    # What is undone, and what the journal keeps
+
+    def terms(self) -> Terms:
+        """On what terms its changes are undone or redone."""
+        return Terms(
+            transaction_id=self.id,
+            grace=self.options.grace,
+            lock_timeout=self.options.lock_timeout,
+            keep=self.keep,
+        )
+
+    def last_first(self, states: Iterable[StepState]) -> list[Done]:
+        """What to undo of `states`: by `compensation_priority`, highest first; then what came last first."""
+        places = self.places()
+
+        def key(numbered: tuple[int, StepState]) -> tuple[int, int, int]:
+            number, state = numbered
+            return state.step.operation.compensation_priority, places[state.step.index], number
+
+        return [state.made() for _, state in sorted(enumerate(states), key=key, reverse=True)]
+
+    def places(self) -> dict[int, int]:
+        """The places of the steps, by index, in the order that they are executed in."""
+        steps = in_order((state.step for state in self.states.values()), key=lambda step: step.index)
+        return {step.index: place for place, step in enumerate(steps)}
 
     def entry(self, state: State, opened: Sequence[OpenUnit]) -> Entry:
         """What the journal is to keep of these units' steps. Raises StepFailed where it cannot keep them."""
@@ -286,6 +335,7 @@ class Run:
             name=self.options.name,
             pattern=self.pattern,
             state=state,
+            owner=self.lease.owner,
             steps=tuple(
                 self.entry_step(item) for item in states if item.done is not None and item.done.changes
             ),
@@ -297,10 +347,14 @@ class Run:
     def entry_step(self, state: StepState) -> EntryStep:
         """A step as it is journaled. Raises StepFailed for values or sizes that the journal does not take."""
         step = state.step
-        changes = () if state.done is None else state.done.changes
         try:
             entry = EntryStep(
-                index=step.index, name=step.name, tag=step.tag, store=step.store, changes=changes
+                index=self.places()[step.index],
+                name=step.name,
+                tag=step.tag,
+                store=step.store,
+                changes=state.made().changes,
+                priority=step.operation.compensation_priority,
             )
         except (TypeError, ValueError) as error:
             raise self.fail(state, StoreError(str(error)), error) from error
@@ -317,48 +371,14 @@ class Run:
         """Note how the transaction ended."""
         self.status, self.error = status, error
 
-    def result(self) -> TransactionResult:
-        """What the caller gets. Steps after the first that failed count as skipped, run or not."""
-        if self.status is None:
-            raise RuntimeError("the transaction has not ended")
-        left = {item.step for item in self.residue}
-        results = {state.step.name: self._step_result(state, left) for state in self.states.values()}
-        return TransactionResult(
-            transaction_id=self.id,
-            name=self.options.name,
-            status=self.status,
-            pattern=self.pattern,
-            execution_time=time.monotonic() - self.started,
-            step_results=results,
-            compensated_steps=[name for name, item in results.items() if item.status == "compensated"],
-            error=None if self.error is None else str(self.error),
-            residue=self.residue,
-        ).caused_by(self.error)
 
-    def _step_result(self, state: StepState, left: set[str]) -> StepResult:
-        changes = [] if state.done is None else [item for item in state.done.changes if not item.dependent]
-        returning = state.step.operation.returning
-        return StepResult(
-            status=self._step_status(state, left),
-            data=[project(change.visible, returning) for change in changes],
-            actions=[change.action for change in changes],
-            affected_rows=0 if state.done is None else state.done.affected,
-            error=None if state.error is None else str(state.error),
-            attempts=state.attempts,
-            duration=state.duration,
-        )
-
-    def _step_status(self, state: StepState, left: set[str]) -> StepStatus:
-        if state.status in {"failed", "tolerated"}:
-            return "failed"
-        if state.status != "executed":
-            return "skipped"
-        if self.status == "completed":
-            return "completed"
-        if state.step.name in left:
-            kept = all(item.reason == "kept" for item in self.residue if item.step == state.step.name)
-            return "completed" if kept else "failed"
-        return "compensated"
+def unknown(run: Run, message: str, *, journaled: bool = True) -> OutcomeUnknown:
+    """The error for an end that cannot be told. `journaled`: the transaction may have locks in the journal."""
+    return OutcomeUnknown(
+        f"how transaction {run.id} ended cannot be told: {message}",
+        transaction_id=run.id,
+        hint="its records stay locked until it is known" if journaled else "look at its records",
+    )
 
 
 def locks(states: Iterable[StepState]) -> dict[Lock, tuple[StepState, Entity, Key]]:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import anyio
 
-from warehouse.engine.commit import apply, commit, unknown
+from warehouse.engine.commit import apply, commit
 from warehouse.engine.compensate import kept, undo
 from warehouse.engine.plan import Step, in_order
-from warehouse.engine.run import OpenUnit, Run, StepState, TimedOut
-from warehouse.engine.staged import blame, blame_lock, change_state, finish, record, rollback
+from warehouse.engine.run import OpenUnit, Run, StepState, TimedOut, unknown
+from warehouse.engine.staged import blame, blame_lock, compensating, finish, follow, record, rollback
 from warehouse.errors import (
     JournalUnavailable,
     OutcomeUnknown,
@@ -18,7 +18,7 @@ from warehouse.errors import (
     TransactionConflict,
     TransactionExpired,
 )
-from warehouse.journal.base import ReplyLost
+from warehouse.journal.base import ReplyLost, Superseded
 
 
 async def run_saga(run: Run, steps: Sequence[Step]) -> None:
@@ -39,7 +39,8 @@ async def run_saga(run: Run, steps: Sequence[Step]) -> None:
 class Saga:
     """The steps that have been committed so far, and what to do with them.
 
-    Once a step's outcome is unknown (`_unclear`), everything is left as it is, for recovery.
+    Once a step's outcome is unknown (`_unclear`), everything is left as it is, for recovery; once another process
+    has taken the transaction over (`_taken`), it is for that one to end it.
     """
 
     def __init__(self, run: Run) -> None:
@@ -47,6 +48,7 @@ class Saga:
         self._committed: list[StepState] = []
         self._journaled: set[int] = set()
         self._unclear = False
+        self._taken: Superseded | None = None
 
     async def run_step(self, step: Step) -> StepFailed | None:
         """Execute, journal and commit one step, trying again as the policy allows; its failure, or None."""
@@ -58,6 +60,9 @@ class Saga:
             except OutcomeUnknown:
                 self._unclear = True
                 raise
+            except Superseded as taken:
+                self._taken = taken
+                return self._run.fail(state, taken, taken)
             if failure is None or self._run.residue:
                 return failure
             if not await retries.again(failure):
@@ -91,6 +96,7 @@ class Saga:
             return
         with anyio.CancelScope(shield=True):
             await self._journal(state, opened)
+            await self._run.keep()
             await (self._commit(state, opened) if opened.holds else self._apply(opened))
 
     async def _journal(self, state: StepState, opened: OpenUnit) -> None:
@@ -106,9 +112,9 @@ class Saga:
         run, entry = self._run, self._run.entry_step(state)
         try:
             try:
-                await run.journal.append(run.id, entry, run.since, tokens)
+                await run.journal.append(run.claim, entry, run.since, tokens)
             except ReplyLost:
-                await run.journal.append(run.id, entry, run.since, tokens)
+                await run.journal.append(run.claim, entry, run.since, tokens)
         except (ReplyLost, JournalUnavailable) as error:
             self._unclear = True
             raise unknown(run, error.message) from error
@@ -117,7 +123,7 @@ class Saga:
         part: list[StepState] = []
         failure = await apply(self._run, opened, part)
         if failure is not None:
-            self._run.residue += await undo(self._run, part)
+            self._run.residue += await undo(self._run.terms(), self._run.last_first(part))
             raise failure
         self._committed += part
 
@@ -134,8 +140,12 @@ class Saga:
     async def complete(self) -> None:
         """End as completed."""
         with anyio.CancelScope(shield=True):
-            if self._journaled:
-                await finish(self._run, "completed")
+            try:
+                if self._journaled:
+                    await finish(self._run, "completed")
+            except Superseded as taken:
+                await self._follow(taken)
+                return
         self._run.end("completed")
 
     async def abandon(self, failure: StepFailed) -> None:
@@ -147,20 +157,30 @@ class Saga:
         if self._unclear:
             return
         with anyio.CancelScope(shield=True):
-            if self._journaled:
-                await self._undo(failure)
+            try:
+                if self._journaled and self._taken is None:
+                    await self._undo(failure)
+            except Superseded as taken:
+                self._taken = taken
+            if self._taken is not None:
+                await self._follow(self._taken)
+                return
         blame(run, failure)
         if run.residue:
             run.end("failed", run.error)
 
+    async def _follow(self, taken: Superseded) -> None:
+        failure = await follow(self._run, taken, self._committed)
+        if failure is not None:
+            blame(self._run, failure)
+
     async def _undo(self, failure: StepFailed) -> None:
         run = self._run
-        await change_state(run, "compensating")
-        if (
-            isinstance(failure.reason, TimedOut | TransactionExpired)
-            and not run.options.compensate_on_timeout
-        ):
-            run.residue += kept(self._committed)
+        too_late = isinstance(failure.reason, TimedOut | TransactionExpired)
+        if too_late and not run.options.compensate_on_timeout:
+            await compensating(run, self._committed, kept=True)
+            run.residue += kept(state.made() for state in self._committed)
         else:
-            run.residue += await undo(run, self._committed)
+            await compensating(run, self._committed)
+            run.residue += await undo(run.terms(), run.last_first(self._committed))
         await finish(run, "failed" if run.residue else "compensated")

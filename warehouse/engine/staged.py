@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from typing import Final
 
 import anyio
 
 from warehouse.engine.choose import is_alone
-from warehouse.engine.commit import apply, commit, unknown
+from warehouse.engine.commit import apply, commit
 from warehouse.engine.compensate import redo, undo
 from warehouse.engine.plan import Step
-from warehouse.engine.run import OpenUnit, Run, StepState, locks
+from warehouse.engine.retry import back_off
+from warehouse.engine.run import OpenUnit, Run, StepState, locks, unknown
 from warehouse.engine.stage import stage
 from warehouse.errors import JournalUnavailable, StepFailed, StoreError, TransactionConflict
-from warehouse.journal.base import Entry, RecordLocked, ReplyLost, State
+from warehouse.journal.base import FINAL, Entry, Journal, RecordLocked, ReplyLost, State, Superseded
+from warehouse.results import Residue
 
 # Two transactions that stage several stores side by side may each hold what the other waits for, and no store
 # can see that. So the first attempt waits only so many seconds for a lock; the next ones go store by store.
@@ -135,18 +140,27 @@ async def record(run: Run, entry: Entry) -> None:
 
 async def _carry_out(run: Run, changed: Sequence[OpenUnit]) -> StepFailed | None:
     """Apply what was planned, commit what is held: all of it, or back to nothing."""
-    applied: list[StepState] = []
+    made: list[StepState] = []
+    try:
+        return await _drive(run, changed, made)
+    except Superseded as taken:
+        return await follow(run, taken, made)
+
+
+async def _drive(run: Run, changed: Sequence[OpenUnit], made: list[StepState]) -> StepFailed | None:
+    """As `_carry_out`, while the transaction is ours; `made` is what took effect, or may have."""
     for opened in changed:
         if not opened.holds:
-            failure = await apply(run, opened, applied)
+            failure = await apply(run, opened, made)
             if failure is not None:
-                return await _backward(run, failure, applied)
+                return await _backward(run, failure, made)
     held = [opened for opened in changed if opened.holds]
+    await run.keep()
     failures = await _commit_all(run, held)
     stuck = await _forward(run, held, failures)
+    made += _committed(held, failures)
     if stuck is not None:
         opened, error = stuck
-        made = [*applied, *_committed(held, failures)]
         failure = run.fail(opened.steps[-1], error, error.__cause__ or error)
         return await _backward(run, failure, made)
     await finish(run, "completed")
@@ -185,7 +199,9 @@ async def _forward(
             continue
         await run.close([opened])
         try:
-            problem = await redo(run, opened.participant, opened.steps)
+            problem = await redo(run.terms(), opened.participant, [state.made() for state in opened.steps])
+        except Superseded:
+            raise
         except Exception as broken:  # noqa: BLE001 - away for too long, or a mistake of the adapter
             raise unknown(run, f"{opened.participant.tag} did not commit: {broken}") from error
         if problem is None:
@@ -210,8 +226,8 @@ def _committed(held: Sequence[OpenUnit], failures: dict[str, StoreError]) -> lis
 async def _backward(run: Run, failure: StepFailed, states: Sequence[StepState]) -> StepFailed | None:
     """Undo what took effect. The failure, where nothing is left of it; None where the run ended as failed."""
     await run.close()
-    await change_state(run, "compensating")
-    run.residue += await undo(run, states)
+    await compensating(run, states)
+    run.residue += await undo(run.terms(), run.last_first(states))
     await finish(run, "failed" if run.residue else "compensated")
     if run.residue:
         run.end("failed", failure)
@@ -219,10 +235,58 @@ async def _backward(run: Run, failure: StepFailed, states: Sequence[StepState]) 
     return failure
 
 
-async def change_state(run: Run, state: State) -> None:
-    """Journal a state that is not final. Raises OutcomeUnknown where that fails."""
+async def follow(run: Run, taken: Superseded, states: Sequence[StepState]) -> StepFailed | None:
+    """End as the process that took the transaction over ends it; what we wrote too late is taken back.
+
+    As `_backward`. Raises OutcomeUnknown where that process does not come to an end within `grace`.
+    """
+    await run.close()
+    entry = await ended(run.journal, run.id, time.monotonic() + run.options.grace)
+    if entry is None:
+        raise unknown(run, taken.message)
+    if entry.state == "completed":
+        run.end("completed")
+        return None
+    late = [replace(state, known=False) for state in states]
+    left = await undo(replace(run.terms(), keep=_not_ours), run.last_first(late))
+    run.residue += [Residue.model_validate(item) for item in entry.detail.get("residue", ())] + left
+    state = next(state for state in run.states.values() if state.done is not None)
+    failure = run.fail(state, taken, taken)
+    if entry.state == "failed" or left:
+        run.end("failed", failure)
+        return None
+    return failure
+
+
+async def _not_ours() -> None:
+    """What was written too late is taken back without any claim: its records were given back before."""
+
+
+async def ended(journal: Journal, transaction_id: str, give_up: float) -> Entry | None:
+    """The entry of a transaction once it has ended; None where it has not by `give_up` (monotonic seconds)."""
+    for attempt in count(1):
+        with suppress(JournalUnavailable):
+            entry = await journal.entry(transaction_id)
+            if entry is not None and entry.state in FINAL:
+                return entry
+        if time.monotonic() >= give_up:
+            break
+        await anyio.sleep(min(back_off(attempt), max(0.0, give_up - time.monotonic())))
+    return None
+
+
+async def compensating(run: Run, states: Sequence[StepState], *, kept: bool = False) -> None:
+    """Journal that the run goes backward, and how many changes of each step may have been made.
+
+    `kept`: they are not to be undone. Raises OutcomeUnknown where that fails.
+    """
+    places = run.places()
+    made: dict[str, int] = {}
+    for state in states:
+        place = str(places[state.step.index])
+        made[place] = made.get(place, 0) + len(state.made().changes)
     try:
-        await run.journal.change_state(run.id, state, {})
+        await run.journal.change_state(run.claim, "compensating", {"made": made, "kept": kept})
     except (JournalUnavailable, ReplyLost) as error:
         raise unknown(run, error.message) from error
 
@@ -231,6 +295,8 @@ async def finish(run: Run, state: State) -> None:
     """Journal the outcome and release the locks. Raises OutcomeUnknown where that fails."""
     detail = {"residue": [item.model_dump(mode="json") for item in run.residue]} if run.residue else {}
     try:
-        await run.journal.finish(run.id, state, detail)
+        await run.journal.finish(run.claim, state, detail)
     except (JournalUnavailable, ReplyLost) as error:
-        raise unknown(run, error.message) from error
+        entry = await ended(run.journal, run.id, give_up=0) if isinstance(error, ReplyLost) else None
+        if entry is None or entry.epoch != run.claim.epoch:
+            raise unknown(run, error.message) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
@@ -15,6 +16,7 @@ from warehouse.results import Pattern
 
 State: TypeAlias = Literal["committing", "running", "compensating", "completed", "compensated", "failed"]
 FINAL: frozenset[State] = frozenset({"completed", "compensated", "failed"})
+PRUNED: frozenset[State] = frozenset({"completed", "compensated"})
 Lock: TypeAlias = bytes
 
 
@@ -22,7 +24,8 @@ Lock: TypeAlias = bytes
 class EntryStep:
     """One step as it is journaled: where it was made, and its changes, also as bytes (`body`).
 
-    `store` is the store's identity.
+    `index` is its place in the order of execution, `store` the store's identity, `priority` its
+    `compensation_priority`.
     """
 
     index: int
@@ -30,6 +33,7 @@ class EntryStep:
     tag: str
     store: str
     changes: tuple[Change, ...]
+    priority: int = 0
     body: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -40,9 +44,21 @@ class EntryStep:
         return locks(self.store, self.changes)
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Whose a transaction is. Every write about it names its epoch, which each take-over raises by one."""
+
+    transaction_id: str
+    epoch: int = 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A transaction as it is journaled. `tokens` are the held participants' outcome tokens, by store."""
+    """A transaction as it is journaled. `tokens` are the held participants' outcome tokens, by store.
+
+    `owner` brings it to its end, unless its heartbeat stops: then whoever takes it over, raising `epoch`.
+    `started` and `finished` are seconds since 1970, by the clock of the process that wrote them.
+    """
 
     transaction_id: str
     name: str | None
@@ -51,6 +67,14 @@ class Entry:
     steps: tuple[EntryStep, ...] = ()
     tokens: dict[str, str] = field(default_factory=dict)
     detail: dict[str, Any] = field(default_factory=dict)
+    owner: str = ""
+    epoch: int = 1
+    started: float = field(default_factory=time.time, compare=False)
+    finished: float | None = field(default=None, compare=False)
+
+    @property
+    def claim(self) -> Claim:
+        return Claim(self.transaction_id, self.epoch)
 
     def locks(self) -> list[Lock]:
         return list({item: None for step in self.steps for item in step.locks()})
@@ -58,6 +82,10 @@ class Entry:
 
 class ReplyLost(WarehouseError):
     """A journal write got no reply: it may have been made, or may still be. Settle it by a tombstone."""
+
+
+class Superseded(WarehouseError):
+    """A write was refused: another process has taken the transaction over, and brings it to its end."""
 
 
 class RecordLocked(TransactionConflict):
@@ -126,10 +154,10 @@ class Journal(Protocol):
         """
         ...
 
-    async def append(self, transaction_id: str, step: EntryStep, since: int, tokens: dict[str, str]) -> None:
+    async def append(self, claim: Claim, step: EntryStep, since: int, tokens: dict[str, str]) -> None:
         """Add a step to a running transaction, with its locks, or replace the step of its index.
 
-        Raises as `decide`.
+        Raises as `decide`, and Superseded.
         """
         ...
 
@@ -137,14 +165,45 @@ class Journal(Protocol):
         """After ReplyLost of `decide`: true if it was recorded. If not, it never can be from now on."""
         ...
 
-    async def change_state(self, transaction_id: str, state: State, detail: dict[str, Any]) -> None:
-        """Note a change of state that is not final."""
+    async def change_state(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
+        """Note a change of state that is not final. Raises Superseded."""
         ...
 
-    async def finish(self, transaction_id: str, state: State, detail: dict[str, Any]) -> None:
-        """Record the outcome and release the locks."""
+    async def finish(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
+        """Record the outcome and release the locks. Raises Superseded."""
+        ...
+
+    async def take_over(self, claim: Claim, owner: str) -> Claim | None:
+        """Make an open transaction `owner`'s, if it is still as `claim` says; the new claim, or None."""
+        ...
+
+    async def is_mine(self, claim: Claim) -> bool:
+        """Whether the transaction is open and still as `claim` says, read freshly."""
+        ...
+
+    async def entry(self, transaction_id: str) -> Entry | None:
+        """One transaction with its steps."""
         ...
 
     async def entries(self, states: Iterable[State] | None = None) -> list[Entry]:
         """The transactions (in these states), oldest first, with their steps."""
+        ...
+
+    async def beat(self, owner: str) -> None:
+        """Show that `owner` lives: its heartbeat, made at the first call, is another one after each."""
+        ...
+
+    async def heartbeats(self) -> dict[str, int]:
+        """The heartbeat of every owner that has not retired."""
+        ...
+
+    async def retire(self, owners: Iterable[str]) -> None:
+        """Remove heartbeats: of who closes, or was found dead and has nothing open any more."""
+        ...
+
+    async def prune(self, *, finished: float, images: float) -> None:
+        """Remove what ended before `finished`, and the images of what ended before `images` (as `time.time`).
+
+        In small writes, so that no other write waits long. What is open, or `failed`, keeps everything.
+        """
         ...

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from warehouse.errors import JournalUnavailable
-from warehouse.journal.base import FINAL, Entry, EntryStep, Lock, RecordLocked, State
+from warehouse.journal.base import (
+    FINAL,
+    PRUNED,
+    Claim,
+    Entry,
+    EntryStep,
+    Lock,
+    RecordLocked,
+    State,
+    Superseded,
+)
 
 
 class MemoryJournal:
@@ -22,6 +33,7 @@ class MemoryJournal:
         self._locks: dict[Lock, str] = {}
         self._finished: dict[Lock, int] = {}
         self._sequence = 0
+        self._heartbeats: dict[str, int] = {}
 
     async def open(self) -> None:
         """Nothing to open."""
@@ -41,11 +53,11 @@ class MemoryJournal:
         self._take(entry.transaction_id, list(entry.locks()), since)
         self._entries[entry.transaction_id] = entry
 
-    async def append(self, transaction_id: str, step: EntryStep, since: int, tokens: dict[str, str]) -> None:
-        entry = self._entry(transaction_id)
-        self._take(transaction_id, list(step.locks()), since)
+    async def append(self, claim: Claim, step: EntryStep, since: int, tokens: dict[str, str]) -> None:
+        entry = self._claimed(claim)
+        self._take(claim.transaction_id, list(step.locks()), since)
         steps = [item for item in entry.steps if item.index != step.index]
-        self._entries[transaction_id] = replace(
+        self._entries[claim.transaction_id] = replace(
             entry, steps=(*steps, step), tokens={**entry.tokens, **tokens}
         )
 
@@ -61,23 +73,59 @@ class MemoryJournal:
             self._tombstones.add(transaction_id)
         return transaction_id in self._entries
 
-    async def change_state(self, transaction_id: str, state: State, detail: dict[str, Any]) -> None:
-        entry = self._entry(transaction_id)
-        self._entries[transaction_id] = replace(entry, state=state, detail={**entry.detail, **detail})
+    async def change_state(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
+        entry = self._claimed(claim)
+        self._entries[claim.transaction_id] = replace(entry, state=state, detail={**entry.detail, **detail})
 
-    async def finish(self, transaction_id: str, state: State, detail: dict[str, Any]) -> None:
-        await self.change_state(transaction_id, state, detail)
+    async def finish(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
+        entry = replace(self._claimed(claim), finished=time.time())
+        self._entries[claim.transaction_id] = replace(entry, state=state, detail={**entry.detail, **detail})
         self._sequence += 1
-        for item in [item for item, owner in self._locks.items() if owner == transaction_id]:
+        for item in [item for item, owner in self._locks.items() if owner == claim.transaction_id]:
             del self._locks[item]
             self._finished[item] = self._sequence
 
-    def _entry(self, transaction_id: str) -> Entry:
-        entry = self._entries.get(transaction_id)
+    def _claimed(self, claim: Claim) -> Entry:
+        entry = self._entries.get(claim.transaction_id)
         if entry is None or entry.state in FINAL:
-            raise JournalUnavailable(f"the journal has no open transaction {transaction_id}")
+            raise JournalUnavailable(f"the journal has no open transaction {claim.transaction_id}")
+        if entry.epoch != claim.epoch:
+            raise Superseded(f"transaction {claim.transaction_id} was taken over")
         return entry
+
+    async def take_over(self, claim: Claim, owner: str) -> Claim | None:
+        if not await self.is_mine(claim):
+            return None
+        taken = replace(self._entries[claim.transaction_id], owner=owner, epoch=claim.epoch + 1)
+        self._entries[claim.transaction_id] = taken
+        return taken.claim
+
+    async def is_mine(self, claim: Claim) -> bool:
+        entry = self._entries.get(claim.transaction_id)
+        return entry is not None and entry.state not in FINAL and entry.epoch == claim.epoch
+
+    async def entry(self, transaction_id: str) -> Entry | None:
+        return self._entries.get(transaction_id)
 
     async def entries(self, states: Iterable[State] | None = None) -> list[Entry]:
         wanted = None if states is None else set(states)
         return [entry for entry in self._entries.values() if wanted is None or entry.state in wanted]
+
+    async def beat(self, owner: str) -> None:
+        self._heartbeats[owner] = self._heartbeats.get(owner, 0) + 1
+
+    async def heartbeats(self) -> dict[str, int]:
+        return dict(self._heartbeats)
+
+    async def retire(self, owners: Iterable[str]) -> None:
+        for owner in owners:
+            self._heartbeats.pop(owner, None)
+
+    async def prune(self, *, finished: float, images: float) -> None:
+        for transaction_id, entry in list(self._entries.items()):
+            if entry.state not in PRUNED or entry.finished is None:
+                continue
+            if entry.finished < finished:
+                del self._entries[transaction_id]
+            elif entry.finished < images:
+                self._entries[transaction_id] = replace(entry, steps=())

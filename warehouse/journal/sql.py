@@ -20,8 +20,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from warehouse.errors import ConfigError, JournalUnavailable, WarehouseError
-from warehouse.journal import tables
-from warehouse.journal.base import Entry, EntryStep, Lock, RecordLocked, ReplyLost, State
+from warehouse.journal import schema, tables
+from warehouse.journal.base import Claim, Entry, EntryStep, Lock, RecordLocked, ReplyLost, State
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class SqlJournal:
             self._engine = self._make_engine()
             self._known_errors = (SQLAlchemyError, OSError, self._engine.dialect.loaded_dbapi.Error)
             with self._transaction(JournalUnavailable) as connection:
-                tables.create(connection)
+                schema.create(connection)
             if self._embedded:
                 self._reader = self._engine.connect()
         except ImportError as error:
@@ -122,6 +122,15 @@ class SqlJournal:
     async def entries(self, states: Iterable[State] | None = None) -> list[Entry]:
         return await self._read(tables.entries, states)
 
+    async def entry(self, transaction_id: str) -> Entry | None:
+        return await self._read(tables.entry, transaction_id)
+
+    async def is_mine(self, claim: Claim) -> bool:
+        return await self._read(tables.is_mine, claim)
+
+    async def heartbeats(self) -> dict[str, int]:
+        return await self._read(tables.heartbeats)
+
     async def _read(
         self, function: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
@@ -141,8 +150,8 @@ class SqlJournal:
     async def decide(self, entry: Entry, since: int) -> None:
         await self._write(tables.decide, entry, since)
 
-    async def append(self, transaction_id: str, step: EntryStep, since: int, tokens: dict[str, str]) -> None:
-        await self._write(tables.append, transaction_id, step, since, tokens)
+    async def append(self, claim: Claim, step: EntryStep, since: int, tokens: dict[str, str]) -> None:
+        await self._write(tables.append, claim, step, since, tokens)
 
     async def settle(self, transaction_id: str) -> bool:
         try:
@@ -153,18 +162,31 @@ class SqlJournal:
             raise JournalUnavailable(error.message) from error
         return False
 
-    async def change_state(self, transaction_id: str, state: State, detail: dict[str, Any]) -> None:
-        await self._write(tables.change_state, transaction_id, state, detail)
+    async def change_state(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
+        await self._write(tables.change_state, claim, state, detail)
 
-    async def finish(self, transaction_id: str, state: State, detail: dict[str, Any]) -> None:
-        await self._write(tables.finish, transaction_id, state, detail)
+    async def finish(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
+        await self._write(tables.finish, claim, state, detail)
 
-    async def _write(self, function: Callable[..., None], *args: Any) -> None:
-        await to_thread.run_sync(self._write_there, function, args, limiter=self._limiter)
+    async def take_over(self, claim: Claim, owner: str) -> Claim | None:
+        return await self._write(tables.take_over, claim, owner)
 
-    def _write_there(self, function: Callable[..., None], args: Sequence[Any]) -> None:
+    async def beat(self, owner: str) -> None:
+        await self._write(tables.beat, owner)
+
+    async def retire(self, owners: Iterable[str]) -> None:
+        await self._write(tables.retire, list(owners))
+
+    async def prune(self, *, finished: float, images: float) -> None:
+        while await self._write(tables.prune, finished, images):
+            pass
+
+    async def _write(self, function: Callable[..., T], *args: Any) -> T:
+        return await to_thread.run_sync(self._write_there, function, args, limiter=self._limiter)
+
+    def _write_there(self, function: Callable[..., T], args: Sequence[Any]) -> T:
         with self._transaction(ReplyLost) as connection:
-            function(connection, *args)
+            return function(connection, *args)
 
     @contextmanager
     def _transaction(self, lost: type[WarehouseError]) -> Iterator[sa.Connection]:

@@ -1,4 +1,4 @@
-"""The journal's tables, and its reads and writes as functions of an open (synchronous) connection."""
+"""The journal's reads and writes in SQL, as functions of an open (synchronous) connection."""
 
 from __future__ import annotations
 
@@ -10,92 +10,45 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from warehouse.errors import ConfigError, JournalUnavailable
-from warehouse.journal.base import FINAL, Entry, EntryStep, Lock, RecordLocked, State
+from warehouse.errors import JournalUnavailable
+from warehouse.journal import schema
+from warehouse.journal.base import (
+    FINAL,
+    PRUNED,
+    Claim,
+    Entry,
+    EntryStep,
+    Lock,
+    RecordLocked,
+    State,
+    Superseded,
+)
 from warehouse.journal.codec import decode, encode
 from warehouse.journal.rows import unpack
 
-VERSION: Final = 1
-_TEXT: Final = sa.String(120)
 # Of a long list, as many go into one IN (...) as every server takes.
 _CHUNK: Final = 500
-# What whoever creates the tables locks: a number of ours.
-_CREATING: Final = 0x5748
 # Marks the row that keeps a transaction from being recorded any more.
 _TOMBSTONE: Final = "tombstone"
 
-_metadata = sa.MetaData()
-_meta = sa.Table(
-    "warehouse_meta",
-    _metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("sequence", sa.BigInteger, nullable=False),
-)
-_transactions = sa.Table(
-    "warehouse_transactions",
-    _metadata,
-    sa.Column("id", _TEXT, primary_key=True),
-    sa.Column("name", sa.Text),
-    sa.Column("pattern", _TEXT, nullable=False),
-    sa.Column("state", _TEXT, nullable=False, index=True),
-    sa.Column("started", sa.Double, nullable=False),
-    sa.Column("finished", sa.Double),
-    sa.Column("sequence", sa.BigInteger),
-    sa.Column("tokens", sa.LargeBinary, nullable=False),
-    sa.Column("detail", sa.LargeBinary, nullable=False),
-)
-_steps = sa.Table(
-    "warehouse_steps",
-    _metadata,
-    sa.Column("transaction_id", _TEXT, primary_key=True),
-    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("name", _TEXT, nullable=False),
-    sa.Column("tag", sa.Text, nullable=False),
-    sa.Column("store", sa.Text, nullable=False),
-    sa.Column("body", sa.LargeBinary, nullable=False),
-)
-_locks = sa.Table(
-    "warehouse_locks",
-    _metadata,
-    sa.Column("record", sa.LargeBinary, primary_key=True),
-    sa.Column("transaction_id", _TEXT, nullable=False, index=True),
-)
-_finished = sa.Table(
-    "warehouse_finished",
-    _metadata,
-    sa.Column("record", sa.LargeBinary, primary_key=True),
-    sa.Column("sequence", sa.BigInteger, nullable=False),
-)
-
 _mine: sa.BindParameter[Any] = sa.bindparam("mine")
 # Built once: to build a statement costs more than to run it.
-_SEQUENCE: Final = sa.select(_meta.c.sequence)
-_NEXT: Final = _meta.update().values(sequence=_meta.c.sequence + 1)
-_ROW: Final = sa.select(_transactions).where(_transactions.c.id == _mine)
-_STEPS: Final = sa.select(_steps).where(_steps.c.transaction_id == _mine).order_by(_steps.c.position)
-_HELD: Final = sa.select(_locks.c.record).where(_locks.c.transaction_id == _mine)
-_FORGET: Final = _finished.delete().where(_finished.c.record.in_(_HELD))
-_REMEMBER: Final = _finished.insert().from_select(
+_SEQUENCE: Final = sa.select(schema.meta.c.sequence)
+_NEXT: Final = schema.meta.update().values(sequence=schema.meta.c.sequence + 1)
+_ROW: Final = sa.select(schema.transactions).where(schema.transactions.c.id == _mine)
+_STEPS: Final = (
+    sa.select(schema.steps).where(schema.steps.c.transaction_id == _mine).order_by(schema.steps.c.position)
+)
+_HELD: Final = sa.select(schema.locks.c.record).where(schema.locks.c.transaction_id == _mine)
+_FORGET: Final = schema.finished.delete().where(schema.finished.c.record.in_(_HELD))
+_REMEMBER: Final = schema.finished.insert().from_select(
     ["record", "sequence"], _HELD.add_columns(sa.bindparam("number", type_=sa.BigInteger))
 )
-_RELEASE: Final = _locks.delete().where(_locks.c.transaction_id == _mine)
+_RELEASE: Final = schema.locks.delete().where(schema.locks.c.transaction_id == _mine)
 
 
 class Duplicate(JournalUnavailable):
     """The journal has a transaction of this id already."""
-
-
-def create(connection: sa.Connection) -> None:
-    """Create what is missing; ConfigError if the tables are of another version."""
-    if connection.dialect.name == "postgresql":  # where two that create a table at once fail
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATING)))
-    _metadata.create_all(connection)
-    version = connection.scalar(sa.select(_meta.c.version))
-    if version is None:
-        connection.execute(_meta.insert().values(id=1, version=VERSION, sequence=0))
-    elif version != VERSION:
-        raise ConfigError(f"the journal has the layout {version}, and this program needs {VERSION}")
 
 
 # Reading
@@ -107,15 +60,15 @@ def sequence(connection: sa.Connection) -> int:
 
 def locked(connection: sa.Connection, locks: Sequence[Lock]) -> RecordLocked | None:
     for start in range(0, len(locks), _CHUNK):
-        for item, owner in _rows_of(connection, _locks, locks[start : start + _CHUNK]):
+        for item, owner in _rows_of(connection, schema.locks, locks[start : start + _CHUNK]):
             return RecordLocked(owner, item)
     return None
 
 
 def entries(connection: sa.Connection, states: Iterable[State] | None) -> list[Entry]:
-    query = sa.select(_transactions).order_by(_transactions.c.started, _transactions.c.id)
+    query = sa.select(schema.transactions).order_by(schema.transactions.c.started, schema.transactions.c.id)
     if states is not None:
-        query = query.where(_transactions.c.state.in_(list(states)))
+        query = query.where(schema.transactions.c.state.in_(list(states)))
     out = []
     for row in connection.execute(query).all():
         entry = _entry(row, [_entry_step(step) for step in connection.execute(_STEPS, {"mine": row.id})])
@@ -124,9 +77,33 @@ def entries(connection: sa.Connection, states: Iterable[State] | None) -> list[E
     return out
 
 
+def entry(connection: sa.Connection, transaction_id: str) -> Entry | None:
+    row = connection.execute(_ROW, {"mine": transaction_id}).first()
+    if row is None:
+        return None
+    found = _entry(row, [_entry_step(step) for step in connection.execute(_STEPS, {"mine": transaction_id})])
+    return None if _TOMBSTONE in found.detail else found
+
+
+def is_mine(connection: sa.Connection, claim: Claim) -> bool:
+    row = connection.execute(_ROW, {"mine": claim.transaction_id}).first()
+    return row is not None and row.state not in FINAL and row.epoch == claim.epoch
+
+
+def heartbeats(connection: sa.Connection) -> dict[str, int]:
+    return {row.id: row.heartbeat for row in connection.execute(sa.select(schema.owners))}
+
+
 def _entry_step(row: Any) -> EntryStep:
     changes = unpack(bytes(row.body))
-    return EntryStep(index=row.position, name=row.name, tag=row.tag, store=row.store, changes=changes)
+    return EntryStep(
+        index=row.position,
+        name=row.name,
+        tag=row.tag,
+        store=row.store,
+        changes=changes,
+        priority=row.priority,
+    )
 
 
 def _entry(row: Any, steps: list[EntryStep]) -> Entry:
@@ -138,6 +115,10 @@ def _entry(row: Any, steps: list[EntryStep]) -> Entry:
         steps=tuple(steps),
         tokens=decode(bytes(row.tokens)),
         detail=decode(bytes(row.detail)),
+        owner=row.owner,
+        epoch=row.epoch,
+        started=row.started,
+        finished=row.finished,
     )
 
 
@@ -150,9 +131,11 @@ def decide(connection: sa.Connection, entry: Entry, since: int) -> None:
         "name": entry.name,
         "pattern": entry.pattern,
         "state": entry.state,
-        "started": time.time(),
+        "started": entry.started,
         "tokens": encode(entry.tokens),
         "detail": encode(entry.detail),
+        "owner": entry.owner,
+        "epoch": entry.epoch,
     }
     _insert_transaction(connection, values)
     _take(connection, entry.transaction_id, list(entry.locks()), since)
@@ -160,18 +143,17 @@ def decide(connection: sa.Connection, entry: Entry, since: int) -> None:
 
 
 def append(
-    connection: sa.Connection, transaction_id: str, step: EntryStep, since: int, tokens: dict[str, str]
+    connection: sa.Connection, claim: Claim, step: EntryStep, since: int, tokens: dict[str, str]
 ) -> None:
-    row = _open_row(connection, transaction_id)
-    _take(connection, transaction_id, list(step.locks()), since)
-    same_step = sa.and_(_steps.c.transaction_id == transaction_id, _steps.c.position == step.index)
-    connection.execute(_steps.delete().where(same_step))
-    _add_steps(connection, transaction_id, [step])
+    row = _claimed_row(connection, claim)
+    _take(connection, claim.transaction_id, list(step.locks()), since)
+    same_step = sa.and_(
+        schema.steps.c.transaction_id == claim.transaction_id, schema.steps.c.position == step.index
+    )
+    connection.execute(schema.steps.delete().where(same_step))
+    _add_steps(connection, claim.transaction_id, [step])
     if tokens:
-        merged = encode({**decode(bytes(row.tokens)), **tokens})
-        connection.execute(
-            _transactions.update().where(_transactions.c.id == transaction_id).values(tokens=merged)
-        )
+        _update(connection, claim, tokens=encode({**decode(bytes(row.tokens)), **tokens}))
 
 
 def entomb(connection: sa.Connection, transaction_id: str) -> None:
@@ -190,28 +172,93 @@ def entomb(connection: sa.Connection, transaction_id: str) -> None:
 
 
 def change_state(
-    connection: sa.Connection, transaction_id: str, state: State, detail: dict[str, Any], **values: Any
+    connection: sa.Connection, claim: Claim, state: State, detail: dict[str, Any], **values: Any
 ) -> None:
-    row = _open_row(connection, transaction_id)
+    row = _claimed_row(connection, claim)
     if detail:
         values["detail"] = encode({**decode(bytes(row.detail)), **detail})
-    mine = _transactions.c.id == transaction_id
-    connection.execute(_transactions.update().where(mine).values(state=state, **values))
+    _update(connection, claim, state=state, **values)
 
 
-def finish(connection: sa.Connection, transaction_id: str, state: State, detail: dict[str, Any]) -> None:
+def finish(connection: sa.Connection, claim: Claim, state: State, detail: dict[str, Any]) -> None:
     connection.execute(_NEXT)
     number = sequence(connection)
-    mine = {"mine": transaction_id}
+    mine = {"mine": claim.transaction_id}
     connection.execute(_FORGET, mine)
     connection.execute(_REMEMBER, {**mine, "number": number})
     connection.execute(_RELEASE, mine)
-    change_state(connection, transaction_id, state, detail, finished=time.time(), sequence=number)
+    change_state(connection, claim, state, detail, finished=time.time(), sequence=number)
+
+
+def take_over(connection: sa.Connection, claim: Claim, owner: str) -> Claim | None:
+    claimed = schema.transactions.update().where(
+        *_is(claim), schema.transactions.c.state.not_in(sorted(FINAL))
+    )
+    taken = connection.execute(claimed.values(owner=owner, epoch=claim.epoch + 1))
+    return Claim(claim.transaction_id, claim.epoch + 1) if taken.rowcount == 1 else None
+
+
+def beat(connection: sa.Connection, owner: str) -> None:
+    mine = schema.owners.update().where(schema.owners.c.id == owner)
+    if connection.execute(mine.values(heartbeat=schema.owners.c.heartbeat + 1)).rowcount == 0:
+        connection.execute(schema.owners.insert().values(id=owner, heartbeat=1))
+
+
+def retire(connection: sa.Connection, owners: Sequence[str]) -> None:
+    connection.execute(schema.owners.delete().where(schema.owners.c.id.in_(owners)))
+
+
+def prune(connection: sa.Connection, finished: float, images: float) -> bool:
+    """Remove some of what `Journal.prune` says; whether there may be more."""
+    ended = sa.and_(
+        schema.transactions.c.state.in_(sorted(PRUNED)), schema.transactions.c.finished < finished
+    )
+    rows = connection.execute(
+        sa.select(schema.transactions.c.id, schema.transactions.c.sequence).where(ended).limit(_CHUNK)
+    ).all()
+    ids = [row.id for row in rows]
+    if ids:
+        connection.execute(schema.transactions.delete().where(schema.transactions.c.id.in_(ids)))
+        last = max((row.sequence or 0) for row in rows)
+        connection.execute(schema.finished.delete().where(schema.finished.c.sequence <= last))
+    with_images = (
+        sa.select(schema.steps.c.transaction_id)
+        .distinct()
+        .join(schema.transactions, schema.transactions.c.id == schema.steps.c.transaction_id, isouter=True)
+        .where(
+            sa.or_(
+                schema.transactions.c.id.is_(None),
+                sa.and_(
+                    schema.transactions.c.state.in_(sorted(PRUNED)), schema.transactions.c.finished < images
+                ),
+            )
+        )
+        .limit(_CHUNK)
+    )
+    bare = list(connection.scalars(with_images))
+    if bare:
+        connection.execute(schema.steps.delete().where(schema.steps.c.transaction_id.in_(bare)))
+    return len(ids) == _CHUNK or len(bare) == _CHUNK
+
+
+def _is(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+    columns = schema.transactions.c
+    return columns.id == claim.transaction_id, columns.epoch == claim.epoch
+
+
+def _update(connection: sa.Connection, claim: Claim, **values: Any) -> None:
+    """Change the row of a transaction that is still as `claim` says, whoever else is at it. Raises Superseded."""
+    if connection.execute(schema.transactions.update().where(*_is(claim)).values(values)).rowcount == 0:
+        raise _superseded(claim)
+
+
+def _superseded(claim: Claim) -> Superseded:
+    return Superseded(f"transaction {claim.transaction_id} was taken over")
 
 
 def _insert_transaction(connection: sa.Connection, values: dict[str, Any]) -> None:
     try:
-        connection.execute(_transactions.insert().values(values))
+        connection.execute(schema.transactions.insert().values(values))
     except IntegrityError as error:
         raise Duplicate(f"the journal has a transaction {values['id']} already") from error
 
@@ -225,17 +272,17 @@ def _take(connection: sa.Connection, transaction_id: str, locks: Sequence[Lock],
     locks = sorted(locks)
     for start in range(0, len(locks), _CHUNK):
         part = locks[start : start + _CHUNK]
-        held = dict(_rows_of(connection, _locks, part))
+        held = dict(_rows_of(connection, schema.locks, part))
         for item, owner in held.items():
             if owner != transaction_id:
                 raise RecordLocked(owner, item)
         new = [{"record": item, "transaction_id": transaction_id} for item in part if item not in held]
         if new:
             try:
-                connection.execute(_locks.insert(), new)
+                connection.execute(schema.locks.insert(), new)
             except IntegrityError as error:
                 raise RecordLocked(None, part[0]) from error
-        for item, number in _rows_of(connection, _finished, part):
+        for item, number in _rows_of(connection, schema.finished, part):
             if number > since:
                 raise RecordLocked(None, item)
 
@@ -263,16 +310,19 @@ def _add_steps(connection: sa.Connection, transaction_id: str, steps: Sequence[E
             "name": step.name,
             "tag": step.tag,
             "store": step.store,
+            "priority": step.priority,
             "body": step.body,
         }
         for step in steps
     ]
     if rows:
-        connection.execute(_steps.insert(), rows)
+        connection.execute(schema.steps.insert(), rows)
 
 
-def _open_row(connection: sa.Connection, transaction_id: str) -> Any:
-    row = connection.execute(_ROW, {"mine": transaction_id}).first()
+def _claimed_row(connection: sa.Connection, claim: Claim) -> Any:
+    row = connection.execute(_ROW, {"mine": claim.transaction_id}).first()
     if row is None or row.state in FINAL:
-        raise JournalUnavailable(f"the journal has no open transaction {transaction_id}")
+        raise JournalUnavailable(f"the journal has no open transaction {claim.transaction_id}")
+    if row.epoch != claim.epoch:
+        raise _superseded(claim)
     return row

@@ -39,7 +39,7 @@ from warehouse.adapter import (
 from warehouse.client import AsyncWarehouse
 from warehouse.config import AdapterSettings
 from warehouse.errors import StoreOutcomeUnknown
-from warehouse.journal.base import Entry, EntryStep, Journal, Lock, RecordLocked, State
+from warehouse.journal.base import Claim, Entry, EntryStep, Journal, Lock, RecordLocked, State
 from warehouse.operations import AdapterType
 from warehouse.records import Change, Entity, Image, Key, Record
 
@@ -135,7 +135,7 @@ def inject(warehouse: AsyncWarehouse) -> Faults:
         participant = registry.get(tag)
         participant.adapter = FaultyAdapter(tag, participant.adapter, faults)
     journal = FaultyJournal(warehouse._journal, faults)  # noqa: SLF001
-    warehouse._journal = warehouse._engine.journal = journal  # noqa: SLF001
+    warehouse._journal = warehouse._engine.lease.journal = journal  # noqa: SLF001
     return faults
 
 
@@ -284,20 +284,41 @@ class FaultyJournal:
     async def decide(self, entry: Entry, since: int) -> None:
         await self._through("decide", lambda: self.inner.decide(entry, since))
 
-    async def append(self, transaction_id: str, step: EntryStep, since: int, tokens: dict[str, str]) -> None:
-        await self._through("append", lambda: self.inner.append(transaction_id, step, since, tokens))
+    async def append(self, claim: Claim, step: EntryStep, since: int, tokens: dict[str, str]) -> None:
+        await self._through("append", lambda: self.inner.append(claim, step, since, tokens))
 
     async def settle(self, transaction_id: str) -> bool:
         return await self._through("settle", lambda: self.inner.settle(transaction_id))
 
-    async def change_state(self, transaction_id: str, state: State, detail: dict[str, Any]) -> None:
-        await self._through("change_state", lambda: self.inner.change_state(transaction_id, state, detail))
+    async def change_state(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
+        await self._through("change_state", lambda: self.inner.change_state(claim, state, detail))
 
-    async def finish(self, transaction_id: str, state: State, detail: dict[str, Any]) -> None:
-        await self._through("finish", lambda: self.inner.finish(transaction_id, state, detail))
+    async def finish(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
+        await self._through("finish", lambda: self.inner.finish(claim, state, detail))
+
+    async def take_over(self, claim: Claim, owner: str) -> Claim | None:
+        return await self._through("take_over", lambda: self.inner.take_over(claim, owner))
+
+    async def is_mine(self, claim: Claim) -> bool:
+        return await self._through("is_mine", lambda: self.inner.is_mine(claim))
+
+    async def entry(self, transaction_id: str) -> Entry | None:
+        return await self._through("entry", lambda: self.inner.entry(transaction_id))
 
     async def entries(self, states: Iterable[State] | None = None) -> list[Entry]:
         return await self._through("entries", lambda: self.inner.entries(states))
+
+    async def beat(self, owner: str) -> None:
+        await self._through("beat", lambda: self.inner.beat(owner))
+
+    async def heartbeats(self) -> dict[str, int]:
+        return await self._through("heartbeats", self.inner.heartbeats)
+
+    async def retire(self, owners: Iterable[str]) -> None:
+        await self._through("retire", lambda: self.inner.retire(owners))
+
+    async def prune(self, *, finished: float, images: float) -> None:
+        await self._through("prune", lambda: self.inner.prune(finished=finished, images=images))
 
     async def _through(self, method: str, work: Callable[[], Awaitable[T]]) -> T:
         return await self._faults.through(f"journal.{method}", work)

@@ -1,0 +1,85 @@
+"""The lease of one open Warehouse: its heartbeat in the journal, and whether others may think it dead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from contextlib import suppress
+from typing import Final
+
+from warehouse.errors import JournalUnavailable, WarehouseError
+from warehouse.journal.base import Claim, Journal, ReplyLost, Superseded
+
+_log = logging.getLogger("warehouse")
+# A heartbeat comes so many times a lease.
+_BEATS: Final = 3
+
+
+class Lease:
+    """Who owns the transactions of this Warehouse, for as long as its heartbeat goes on.
+
+    Others judge it by their own clocks: a heartbeat that has not changed for `seconds` is that of a dead owner.
+    So this side counts from before its last heartbeat, and stops by itself when that is too long ago.
+    """
+
+    def __init__(self, journal: Journal, seconds: float) -> None:
+        self.journal = journal
+        self.seconds = seconds
+        self.owner = uuid.uuid4().hex
+        self._renewed = 0.0
+        self._beating: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Make the heartbeat, and keep it going. Raises JournalUnavailable."""
+        try:
+            await self.renew()
+        except ReplyLost as error:
+            raise JournalUnavailable(error.message) from error
+        self._beating = asyncio.ensure_future(self._beat())
+
+    async def stop(self, *, owes: bool) -> None:
+        """End the heartbeat. It stays in the journal where the owner still `owes` an end to a transaction."""
+        beating, self._beating = self._beating, None
+        if beating is None:
+            return
+        beating.cancel()
+        with suppress(asyncio.CancelledError):
+            await beating
+        if not owes:
+            with suppress(WarehouseError):
+                await self.journal.retire([self.owner])
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self.seconds / _BEATS)
+            try:
+                await self.renew()
+            except WarehouseError as error:
+                _log.warning("the lease could not be renewed: %s", error)
+
+    async def renew(self) -> None:
+        """One heartbeat. Raises JournalUnavailable or ReplyLost."""
+        began = time.monotonic()
+        await self.journal.beat(self.owner)
+        self._renewed = began
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether nobody can think yet that this owner is dead."""
+        return time.monotonic() < self._renewed + self.seconds
+
+    async def keep(self, claim: Claim) -> Claim:
+        """`claim`; or, where the lease ran out meanwhile, the new claim on what nobody else took over.
+
+        Called before every effect of a journaled transaction. Raises Superseded where somebody did, and what
+        the journal raises.
+        """
+        if self.is_valid:
+            return claim
+        await self.renew()
+        renewed = await self.journal.take_over(claim, self.owner)
+        if renewed is None:
+            raise Superseded(f"transaction {claim.transaction_id} was taken over")
+        return renewed

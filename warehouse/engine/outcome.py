@@ -1,0 +1,55 @@
+"""What the caller gets of a transaction that has ended."""
+
+from __future__ import annotations
+
+import time
+
+from warehouse.engine.run import Run, StepState
+from warehouse.records import project
+from warehouse.results import StepResult, StepStatus, TransactionResult
+
+
+def result(run: Run) -> TransactionResult:
+    """What the caller gets. Steps after the first that failed count as skipped, run or not."""
+    if run.status is None:
+        raise RuntimeError("the transaction has not ended")
+    left = {item.step for item in run.residue}
+    results = {state.step.name: _step_result(run, state, left) for state in run.states.values()}
+    return TransactionResult(
+        transaction_id=run.id,
+        name=run.options.name,
+        status=run.status,
+        pattern=run.pattern,
+        execution_time=time.monotonic() - run.started,
+        step_results=results,
+        compensated_steps=[name for name, item in results.items() if item.status == "compensated"],
+        error=None if run.error is None else str(run.error),
+        residue=run.residue,
+    ).caused_by(run.error)
+
+
+def _step_result(run: Run, state: StepState, left: set[str]) -> StepResult:
+    changes = [] if state.done is None else [item for item in state.done.changes if not item.dependent]
+    returning = state.step.operation.returning
+    return StepResult(
+        status=_step_status(run, state, left),
+        data=[project(change.visible, returning) for change in changes],
+        actions=[change.action for change in changes],
+        affected_rows=0 if state.done is None else state.done.affected,
+        error=None if state.error is None else str(state.error),
+        attempts=state.attempts,
+        duration=state.duration,
+    )
+
+
+def _step_status(run: Run, state: StepState, left: set[str]) -> StepStatus:
+    if state.status in {"failed", "tolerated"}:
+        return "failed"
+    if state.status != "executed":
+        return "skipped"
+    if run.status == "completed":
+        return "completed"
+    if state.step.name in left:
+        kept = all(item.reason == "kept" for item in run.residue if item.step == state.step.name)
+        return "completed" if kept else "failed"
+    return "compensated"

@@ -1,0 +1,133 @@
+"""The journal's tables, under a version number: created, or brought up to date, when the journal is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+
+from warehouse.errors import ConfigError
+
+VERSION: Final = 2
+# What whoever creates the tables locks: a number of ours, and a name.
+_CREATING: Final = 0x5748
+_CREATING_NAME: Final = "warehouse_journal"
+# Seconds that one waits for another who creates the tables.
+_PATIENCE: Final = 30
+
+_MYSQL = ("mysql", "mariadb")
+_TEXT: Final = sa.String(120).with_variant(
+    mysql.VARCHAR(120, charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL
+)
+_BYTES: Final = sa.LargeBinary().with_variant(mysql.LONGBLOB(), *_MYSQL)
+_LOCK: Final = sa.LargeBinary().with_variant(mysql.BINARY(16), *_MYSQL)
+
+metadata = sa.MetaData()
+meta = sa.Table(
+    "warehouse_meta",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+)
+owners = sa.Table(
+    "warehouse_owners",
+    metadata,
+    sa.Column("id", _TEXT, primary_key=True),
+    sa.Column("heartbeat", sa.BigInteger, nullable=False),
+)
+transactions = sa.Table(
+    "warehouse_transactions",
+    metadata,
+    sa.Column("id", _TEXT, primary_key=True),
+    sa.Column("name", sa.Text),
+    sa.Column("pattern", _TEXT, nullable=False),
+    sa.Column("state", _TEXT, nullable=False, index=True),
+    sa.Column("started", sa.Double, nullable=False),
+    sa.Column("finished", sa.Double, index=True),
+    sa.Column("sequence", sa.BigInteger),
+    sa.Column("tokens", _BYTES, nullable=False),
+    sa.Column("detail", _BYTES, nullable=False),
+    sa.Column("owner", _TEXT, nullable=False, server_default=""),
+    sa.Column("epoch", sa.Integer, nullable=False, server_default="1"),
+)
+steps = sa.Table(
+    "warehouse_steps",
+    metadata,
+    sa.Column("transaction_id", _TEXT, primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", _TEXT, nullable=False),
+    sa.Column("tag", sa.Text, nullable=False),
+    sa.Column("store", sa.Text, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("body", _BYTES, nullable=False),
+)
+locks = sa.Table(
+    "warehouse_locks",
+    metadata,
+    sa.Column("record", _LOCK, primary_key=True),
+    sa.Column("transaction_id", _TEXT, nullable=False, index=True),
+)
+finished = sa.Table(
+    "warehouse_finished",
+    metadata,
+    sa.Column("record", _LOCK, primary_key=True),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+)
+
+
+def create(connection: sa.Connection) -> None:
+    """Create what is missing and migrate what is older; ConfigError if a newer program made the tables.
+
+    Any number of processes may do this at once.
+    """
+    with _alone(connection):
+        known = sa.inspect(connection).has_table(meta.name)
+        version = connection.scalar(sa.select(meta.c.version)) if known else None
+        if version is not None and version not in (*_MIGRATIONS, VERSION):
+            raise ConfigError(f"the journal has the layout {version}, and this program needs {VERSION}")
+        for number in range(VERSION if version is None else version, VERSION):
+            _MIGRATIONS[number](connection)
+        metadata.create_all(connection)
+        if version is None:
+            connection.execute(meta.insert().values(id=1, version=VERSION, sequence=0))
+        elif version != VERSION:
+            connection.execute(meta.update().values(version=VERSION))
+
+
+def _alone(connection: sa.Connection) -> AbstractContextManager[None]:
+    """Keep others from creating the tables meanwhile. SQLite's writer is alone anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATING)))
+    if connection.dialect.name in _MYSQL:
+        return _named_lock(connection)
+    return nullcontext()
+
+
+@contextmanager
+def _named_lock(connection: sa.Connection) -> Iterator[None]:
+    if connection.scalar(sa.select(sa.func.get_lock(_CREATING_NAME, _PATIENCE))) != 1:
+        raise ConfigError("another process has been creating the journal's tables for too long")
+    try:
+        yield
+    finally:
+        connection.scalar(sa.select(sa.func.release_lock(_CREATING_NAME)))
+
+
+def _add_owners(connection: sa.Connection) -> None:
+    """From 1 to 2: who a transaction belongs to and how often it was taken over, and the order of undoing."""
+    for column in (transactions.c.owner, transactions.c.epoch, steps.c.priority):
+        compiler: Any = connection.dialect.ddl_compiler(
+            connection.dialect, sa.schema.CreateTable(column.table)
+        )
+        definition = compiler.get_column_specification(column)
+        connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}")
+    for index in transactions.indexes:
+        index.create(connection, checkfirst=True)
+
+
+# By the version that each leads away from.
+_MIGRATIONS: Final[dict[int, Callable[[sa.Connection], None]]] = {1: _add_owners}
