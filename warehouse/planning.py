@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import groupby
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -29,8 +30,11 @@ class PlanningStore(Protocol):
         """Every record that `query.where` matches, as images; or more than those. Ignores order and limit."""
         ...
 
-    async def apply(self, info: EntityInfo, change: Change) -> Written:
-        """Make one change, guarded as `Unit.write` says, in one atomic write."""
+    async def apply(self, info: EntityInfo, changes: Sequence[Change]) -> list[Written]:
+        """Make changes of one entity, in order, each guarded as `Unit.write` says and in one atomic write.
+
+        Stops at the first that is not applied: the list ends with it.
+        """
         ...
 
     def complete(self, info: EntityInfo, record: Record) -> Record:
@@ -67,6 +71,30 @@ def claimed(info: EntityInfo, before: Image, after: Image) -> tuple[Key, ...]:
         if taken and not same_image(before, after, paths):
             out.append(values)
     return tuple(out)
+
+
+async def by_entity(
+    write: Callable[[Entity, Sequence[Change]], Awaitable[list[Written]]], changes: Sequence[Change]
+) -> list[Written]:
+    """`write` the changes, those of one entity that stand together at once, up to the first not applied."""
+    out: list[Written] = []
+    for entity, together in groupby(changes, key=lambda change: change.entity):
+        out += await write(entity, list(together))
+        if out[-1].status is not WriteStatus.APPLIED:
+            break
+    return out
+
+
+async def one_by_one(
+    write: Callable[[Change], Awaitable[Written]], changes: Sequence[Change]
+) -> list[Written]:
+    """`write` each of the changes, up to the first not applied."""
+    out: list[Written] = []
+    for change in changes:
+        out.append(await write(change))
+        if out[-1].status is not WriteStatus.APPLIED:
+            break
+    return out
 
 
 class PlanningUnit:
@@ -253,12 +281,10 @@ class PlanningUnit:
 
     async def write(self, changes: Sequence[Change]) -> list[Written]:
         """See `Unit.write`."""
-        out: list[Written] = []
-        for change in changes:
-            out.append(await self._store.apply(await self._describe(change.entity), change))
-            if out[-1].status is not WriteStatus.APPLIED:
-                break
-        return out
+        return await by_entity(self._write, changes)
+
+    async def _write(self, entity: Entity, changes: Sequence[Change]) -> list[Written]:
+        return await self._store.apply(await self._describe(entity), changes)
 
     async def prepare(self, xid: str) -> None:
         raise NotImplementedError("a store without transactions cannot prepare")

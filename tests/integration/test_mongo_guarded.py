@@ -57,7 +57,8 @@ class Things:
             written=frozenset(written),
             guard=frozenset(guard),
         )
-        return await (await self.documents()).apply(await self.info(), change)
+        (written,) = await (await self.documents()).apply(await self.info(), [change])
+        return written
 
     async def status(self, *args, **kwargs):
         return (await self.apply(*args, **kwargs)).status
@@ -433,6 +434,6 @@ async def test_what_could_not_be_sent_was_never_made(peered):
     )
     with pytest.raises(StoreUnavailable):
         await documents.load(info, [{"_id": 1}])
-    written = await documents.apply(info, change)
+    (written,) = await documents.apply(info, [change])
     assert written.status is REFUSED
     assert isinstance(written.error, StoreUnavailable)

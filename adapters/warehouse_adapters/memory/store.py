@@ -1,4 +1,4 @@
-"""The in-process store as `warehouse.planning` wants it: reads, and single guarded writes."""
+"""The in-process store as `warehouse.planning` wants it: reads, and guarded writes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from warehouse import conditions
 from warehouse.adapter import EntityInfo, Query, WriteStatus, Written
 from warehouse.errors import ConstraintViolated
-from warehouse.planning import freeze
+from warehouse.planning import freeze, one_by_one
 from warehouse.records import ABSENT, Absent, Change, Entity, Image, Key, Record
 from warehouse_adapters.memory.rules import Rules, guarded
 from warehouse_adapters.memory.space import Space
@@ -31,7 +31,10 @@ class MemoryStore:
         found = [record for record in records if conditions.evaluate(query.where, record)]
         return found if query.near is None else self.rules.search(found, query)
 
-    async def apply(self, info: EntityInfo, change: Change) -> Written:
+    async def apply(self, info: EntityInfo, changes: Sequence[Change]) -> list[Written]:
+        return await one_by_one(lambda change: self._apply(info, change), changes)
+
+    async def _apply(self, info: EntityInfo, change: Change) -> Written:
         with self.space.mutex:
             current = self.space.table(info.entity).get(freeze(change.key), ABSENT)
             image = guarded(change, current)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Se
 from warehouse.adapter import EntityInfo, Query, Request, StepChanges, UnitSettings, WriteStatus, Written
 from warehouse.conditions import Condition
 from warehouse.errors import ConstraintViolated
-from warehouse.planning import PlanningUnit, freeze, key_in
+from warehouse.planning import PlanningUnit, freeze, key_in, one_by_one
 from warehouse.records import Absent, Change, Entity, Image, Key, Record
 from warehouse_adapters.memory.rules import Rules, guarded, record_lock
 from warehouse_adapters.memory.space import Space
@@ -94,14 +94,9 @@ class HeldUnit(MemoryUnit):
         return copy.deepcopy(await self.load(info, keys))
 
     async def write(self, changes: Sequence[Change]) -> list[Written]:
-        out: list[Written] = []
-        for change in changes:
-            out.append(await self._write(change))
-            if out[-1].status is not WriteStatus.APPLIED:
-                break
-        return out
+        return await one_by_one(self._write_one, changes)
 
-    async def _write(self, change: Change) -> Written:
+    async def _write_one(self, change: Change) -> Written:
         info = await self._describe(change.entity)
         (current,) = await self.load(info, [change.key])
         image = guarded(change, current)

@@ -15,6 +15,7 @@ from warehouse import conditions
 from warehouse.adapter import EntityInfo, Query, WriteStatus, Written
 from warehouse.conditions import EVERYTHING, Condition
 from warehouse.errors import ConstraintViolated, StoreContention, StoreError
+from warehouse.planning import one_by_one
 from warehouse.records import ABSENT, Absent, Change, Image, Key, Record, get
 from warehouse_adapters.mongo.errors import translated, violates
 from warehouse_adapters.mongo.language import guarded, narrow, targets, update
@@ -110,8 +111,11 @@ class Documents:
         if result.inserted_count + result.matched_count + result.deleted_count != len(writes):
             raise StoreContention("a record was changed by somebody else meanwhile")
 
-    async def apply(self, info: EntityInfo, change: Change) -> Written:
-        """See `PlanningStore.apply`. In a transaction, raises what is not about this change alone."""
+    async def apply(self, info: EntityInfo, changes: Sequence[Change]) -> list[Written]:
+        """See `PlanningStore.apply`. In a transaction, raises what is not about one change alone."""
+        return await one_by_one(lambda change: self._apply(info, change), changes)
+
+    async def _apply(self, info: EntityInfo, change: Change) -> Written:
         try:
             with translated(writing=self._session is None):
                 return _APPLIED if await self._make(info, change) else _CONFLICT

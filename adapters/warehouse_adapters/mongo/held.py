@@ -16,10 +16,10 @@ from pymongo import AsyncMongoClient, DeleteOne, InsertOne, ReadPreference, Upda
 from pymongo.read_concern import ReadConcern
 
 from warehouse import conditions, updates
-from warehouse.adapter import EntityInfo, Query, Request, StepChanges, WriteStatus, Written
+from warehouse.adapter import EntityInfo, Query, Request, StepChanges, Written
 from warehouse.conditions import And, Compare, Or
 from warehouse.errors import ConstraintViolated, StoreError
-from warehouse.planning import claimed
+from warehouse.planning import by_entity, claimed
 from warehouse.records import ABSENT, Absent, Change, Entity, Image, Key, Record, get, key_of
 from warehouse.updates import Assignment
 from warehouse_adapters.mongo.documents import Database, Document, Documents, Session, Write
@@ -151,12 +151,12 @@ class HeldUnit:
 
     async def write(self, changes: Sequence[Change]) -> list[Written]:
         """See `Unit.write`. What the server refuses has ended the transaction."""
-        out: list[Written] = []
         async with self._transaction() as documents:
-            for change in changes:
-                out.append(await documents.apply(await self._describe(change.entity), change))
-                if out[-1].status is not WriteStatus.APPLIED:
-                    break
+
+            async def write(entity: Entity, together: Sequence[Change]) -> list[Written]:
+                return await documents.apply(await self._describe(entity), together)
+
+            out = await by_entity(write, changes)
         if out and out[-1].error is not None:
             self._failed = True
             await self.rollback()

@@ -1,4 +1,4 @@
-"""What `PlanningUnit` needs of Qdrant: read points, and make one change in one guarded write.
+"""What `PlanningUnit` needs of Qdrant: read points, and make each change in one guarded write.
 
 A write first reads the point and compares all that the change demands. The write itself is conditioned on
 what filters can express, and on servers the point is read again after it: replies do not tell whether a
@@ -17,7 +17,7 @@ from qdrant_client import AsyncQdrantClient, models
 from warehouse import conditions
 from warehouse.adapter import EntityInfo, Query, Request, StepChanges, WriteStatus, Written
 from warehouse.errors import InvalidOperation, StoreError, StoreOutcomeUnknown, did_you_mean
-from warehouse.planning import PlanningUnit
+from warehouse.planning import PlanningUnit, one_by_one
 from warehouse.records import ABSENT, Change, Image, Key, Record, same_image
 from warehouse_adapters.qdrant import filters, points, vectors
 from warehouse_adapters.qdrant.errors import NotFound, store_errors
@@ -133,8 +133,11 @@ class QdrantStore:
 
     # Writing
 
-    async def apply(self, info: EntityInfo, change: Change) -> Written:
-        """Make one change, guarded; see `Unit.write`. Errors of the store come back as its result."""
+    async def apply(self, info: EntityInfo, changes: Sequence[Change]) -> list[Written]:
+        """See `PlanningStore.apply`. Errors of the store come back as the result of a change."""
+        return await one_by_one(lambda change: self._guarded(info, change), changes)
+
+    async def _guarded(self, info: EntityInfo, change: Change) -> Written:
         with self._turn:
             try:
                 return await self._apply(collection(info), change)
