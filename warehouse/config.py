@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from warehouse.errors import ConfigError, did_you_mean
 
 Seconds: TypeAlias = Annotated[float, Field(gt=0)]
+Conversion: TypeAlias = Literal["text", "float", "int"]
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -29,7 +30,8 @@ class EntityConfig(Settings):
 
     `key` overrides what identifies a record. `conflict = "record"` makes any foreign write to a record a
     conflict; `groups` are fields that conflict together. `version` names a row version. `id_field` is the
-    payload field that keeps a text id. `allow_unguarded` permits writes that cannot be guarded.
+    payload field that keeps a text id. `allow_unguarded` permits writes that cannot be guarded. `convert` says,
+    by field, as what values are kept that the store cannot hold otherwise.
     """
 
     key: tuple[str, ...] | None = None
@@ -39,6 +41,7 @@ class EntityConfig(Settings):
     id_field: str = "_id"
     allow_unguarded: bool = False
     triggers: bool = False
+    convert: dict[str, Conversion] = Field(default_factory=dict)
 
 
 class AdapterSettings(Settings):
@@ -214,7 +217,16 @@ def validate(model: type[M], raw: Mapping[str, Any], where: tuple[str, ...]) -> 
                 f"unknown key {'.'.join(path)}", hint=did_you_mean(str(first["loc"][-1]), known)
             ) from None
         message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{'.'.join(path)}: {message}") from None
+        raise ConfigError(f"{'.'.join(path)}: {message}", hint=_nearest(error)) from None
+
+
+def _nearest(error: ValidationError) -> str | None:
+    """What a value may have been meant to be, where it is one of a few names."""
+    first = error.errors(include_url=False)[0]
+    if first["type"] != "literal_error" or not isinstance(first["input"], str):
+        return None
+    near = did_you_mean(first["input"], re.findall(r"'([^']*)'", first["ctx"]["expected"]))
+    return near if near.startswith("did") else None
 
 
 def _known_names(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

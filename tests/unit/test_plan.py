@@ -2,10 +2,13 @@
 
 # ruff: noqa: ISC004 - messages as they are shown
 
+from dataclasses import replace
+
 import pytest
 
 from integration.memory_world import STORES, World, insert, update, upsert
 from warehouse import (
+    ConfigError,
     Delete,
     Insert,
     InvalidOperation,
@@ -17,6 +20,7 @@ from warehouse import (
     ref,
 )
 from warehouse.adapter import EntityInfo
+from warehouse.config import EntityConfig
 from warehouse.records import Entity
 
 pytestmark = pytest.mark.anyio
@@ -398,6 +402,9 @@ async def test_a_store_with_fixed_fields_is_asked_once_more_before_a_field_is_re
                 unique=(("name",),),
             )
 
+        async def with_conversion(entity, *, fresh=False):
+            return replace(await describe(entity, fresh=fresh), config=EntityConfig(convert={"nme": "text"}))
+
         world.stores["a"].describe = describe
         assert (await world.run(insert("a", {"id": 1, "added": 1}))).ok
         assert asked == [False, True]
@@ -415,6 +422,13 @@ async def test_a_store_with_fixed_fields_is_asked_once_more_before_a_field_is_re
                 await world.run(operation)
             assert caught.value.field == field
             assert message is None or str(caught.value) == message
+        world.stores["a"].describe = with_conversion
+        with pytest.raises(ConfigError) as caught:
+            await world.run(insert("a", {"id": 1}))
+        assert str(caught.value) == (
+            "step_0 (a, things.nme): `convert` names a field that is not there - did you mean 'name'?"
+        )
+        world.stores["a"].describe = describe
         with pytest.raises(InvalidOperation, match="the store generates this field"):
             await world.run(update("a", 1, {"name": "x"}))
         with pytest.raises(InvalidOperation) as caught:

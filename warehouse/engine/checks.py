@@ -8,7 +8,7 @@ from typing import Any
 from warehouse import conditions
 from warehouse.adapter import Capabilities, EntityInfo
 from warehouse.conditions import Condition
-from warehouse.errors import InvalidOperation, UnknownField, did_you_mean
+from warehouse.errors import ConfigError, InvalidOperation, UnknownField, did_you_mean
 from warehouse.operations import Insert, Source, StoreOperation, Upsert
 from warehouse.records import ABSENT, get, overlaps
 from warehouse.registry import Participant
@@ -72,6 +72,7 @@ def check_operators(where: Condition, assignments: Sequence[Assignment], capabil
 def check_fields(
     operation: StoreOperation, where: Condition, assignments: Sequence[Assignment], info: EntityInfo
 ) -> None:
+    check_convert(info)
     written = _written(operation, assignments)
     check_known(info, written)
     if info.generated:
@@ -83,6 +84,17 @@ def check_fields(
     if isinstance(operation, Upsert):
         check_known(info, operation.conflict_keys or ())
         check_known(info, operation.update_fields or ())
+
+
+def check_convert(info: EntityInfo) -> None:
+    """Refuse a configured conversion of a field that the entity does not have."""
+    for path in info.config.convert:
+        if not knows(info, [path]):
+            raise ConfigError(
+                "`convert` names a field that is not there",
+                field=path,
+                hint=did_you_mean(path, info.fields or ()),
+            )
 
 
 def knows(info: EntityInfo, paths: Iterable[str]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 
-from warehouse import conditions, updates
+from warehouse import conditions, conversions, updates
 from warehouse.adapter import EntityInfo, Request
 from warehouse.conditions import EVERYTHING, Condition
 from warehouse.engine.checks import (
@@ -23,6 +23,7 @@ from warehouse.engine.checks import (
 )
 from warehouse.engine.references import references, split, substitute
 from warehouse.errors import (
+    ConfigError,
     InvalidOperation,
     NotPermitted,
     StoreUnavailable,
@@ -102,13 +103,19 @@ def make_request(item: Draft, info: EntityInfo, lookup: Callable[[str], Any]) ->
     def resolve(value: Any) -> Any:
         return substitute(value, lookup)
 
+    where = conditions.bind(item.where, resolve)
+    assignments = updates.bind(item.assignments, resolve)
+    if configured := info.config.convert:
+        records = tuple(conversions.convert_record(record, configured) for record in records)
+        where = conversions.convert_condition(where, configured)
+        assignments = tuple(conversions.convert_assignment(each, configured) for each in assignments)
     return Request(
         step=item.name,
         operation=operation.operation,
         info=info,
         records=records,
-        where=conditions.bind(item.where, resolve),
-        assignments=updates.bind(item.assignments, resolve),
+        where=where,
+        assignments=assignments,
         conflict_keys=conflict_keys,
         update_fields=update_fields,
         detach=operation.detach if isinstance(operation, Delete) else True,
@@ -202,7 +209,7 @@ async def _checked(item: Draft) -> Step:
     info = await adapter.describe(operation.from_.target)
     try:
         check_fields(operation, item.where, item.assignments, info)
-    except UnknownField:
+    except (UnknownField, ConfigError):
         info = await adapter.describe(operation.from_.target, fresh=True)
         check_fields(operation, item.where, item.assignments, info)
     check_keys(operation, item.assignments, info)

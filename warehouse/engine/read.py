@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from warehouse import conditions
+from warehouse import conditions, conversions
 from warehouse.adapter import Query
 from warehouse.engine.checks import check_known, check_operators, check_type, knows
 from warehouse.engine.plan import no_reference
@@ -42,6 +42,7 @@ async def plan_query(
         if not knows(info, named):
             info = await participant.adapter.describe(source.target, fresh=True)
             check_known(info, named)
+        where = conversions.convert_condition(where, info.config.convert)
     except WarehouseError as error:
         error.locate(tag=source.tag, entity=source.target.name)
         raise
