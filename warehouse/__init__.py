@@ -32,7 +32,7 @@ from warehouse.errors import (
 )
 from warehouse.interactive import AsyncTransaction
 from warehouse.operations import Call, Delete, Insert, Operation, Source, Update, Upsert, ref
-from warehouse.results import Conflict, Explanation, Residue, Rows, StepResult, TransactionResult
+from warehouse.results import Conflict, Explanation, Recovered, Residue, Rows, StepResult, TransactionResult
 from warehouse.sync import Transaction, Warehouse
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "Operation",
     "OutcomeUnknown",
     "ReadConflict",
+    "Recovered",
     "Residue",
     "Rows",
     "Source",

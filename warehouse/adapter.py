@@ -158,6 +158,7 @@ class Outcome(enum.Enum):
 
     COMMITTED = "committed"
     ROLLED_BACK = "rolled back"
+    OPEN = "open"  # it may still do either
     UNKNOWN = "unknown"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self, TypeAlias, Unpack
@@ -16,13 +17,14 @@ from warehouse.engine.engine import Engine
 from warehouse.engine.explain import describe
 from warehouse.engine.lease import Lease
 from warehouse.engine.options import BeginOptions, TransactionOptions, check_option, make_options
+from warehouse.engine.recovery import Recovery
 from warehouse.engine.supervise import supervise
 from warehouse.errors import InvalidOperation, ReadConflict
 from warehouse.interactive import AsyncTransaction
 from warehouse.journal import open_journal
 from warehouse.operations import Operation, Source
 from warehouse.registry import Registry
-from warehouse.results import Explanation, ParticipantInfo, TransactionResult
+from warehouse.results import Explanation, ParticipantInfo, Recovered, TransactionResult
 
 Operations: TypeAlias = Sequence[Mapping[str, Any] | Operation]
 AnySource: TypeAlias = Source | Mapping[str, Any]
@@ -51,6 +53,14 @@ class AsyncWarehouse:
         self._journal = open_journal(config.journal)
         self._registry = Registry(config.adapters, self._journal.identity)
         self._engine = Engine(self._registry, Lease(self._journal, config.journal.lease))
+        self._recovery = Recovery(
+            self._registry,
+            self._engine.lease,
+            grace=config.transactions.grace,
+            lock_timeout=config.transactions.lock_timeout,
+        )
+        self._recovers = config.journal.recover == "auto"
+        self._recovering: asyncio.Task[None] | None = None
         self._opened = False
         self._opening = anyio.Lock()
 
@@ -72,6 +82,8 @@ class AsyncWarehouse:
                     except BaseException:
                         await self._journal.close()
                         raise
+                    if self._recovers:
+                        self._recovering = asyncio.ensure_future(self._recovery.run())
                     self._opened = True
         return self
 
@@ -85,9 +97,17 @@ class AsyncWarehouse:
                 await asyncio.wait(self._engine.running)
             if self._opened:
                 self._opened = False
-                await self._engine.lease.stop(owes=False)
+                await self._stop_recovering()
+                await self._engine.lease.stop()
                 await self._registry.close()
                 await self._journal.close()
+
+    async def _stop_recovering(self) -> None:
+        recovering, self._recovering = self._recovering, None
+        if recovering is not None:
+            recovering.cancel()
+            with suppress(asyncio.CancelledError):
+                await recovering
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -124,6 +144,24 @@ class AsyncWarehouse:
         check_option("name", name)
         chosen = replace(make_options(self._defaults, options, BeginOptions), name=name)
         return AsyncTransaction(self.open, self._engine, chosen)
+
+    async def wait(self, transaction_id: str, timeout: float | None = None) -> TransactionResult:  # noqa: ASYNC109
+        """How a transaction ended whose end could not be told: wait for it, at most `timeout` seconds.
+
+        Raises UnknownTransaction, and OutcomeUnknown where it has not ended by then.
+        """
+        check_option("timeout", timeout)
+        await self.open()
+        return await self._engine.wait(transaction_id, timeout)
+
+    async def recover(self) -> list[Recovered]:
+        """Bring to an end what processes left open that are dead; returns what was found, and how it ended.
+
+        An open Warehouse does so by itself (`[journal] recover`). This waits for one lease, which is how long it
+        takes to tell the dead from the living. Any number of processes may do it at the same time.
+        """
+        await self.open()
+        return await self._recovery.recover()
 
     async def explain(self, operations: Operations, **options: Unpack[TransactionOptions]) -> Explanation:
         """What `transaction` would do with these operations, without doing it.

@@ -65,12 +65,17 @@ class AdapterSettings(Settings):
 
 
 class JournalSettings(Settings):
-    """`[journal]`. Durations are seconds; `retention` and `image_retention` count from a transaction's end."""
+    """`[journal]`. Durations are seconds; `retention` and `image_retention` count from a transaction's end.
+
+    `recover`: whether an open Warehouse looks for what dead ones left behind (`auto`), or only when told to
+    (`manual`).
+    """
 
     url: SecretStr = SecretStr("sqlite:///warehouse-journal.db")
     retention: Seconds = 604_800
     image_retention: Seconds = 604_800
     lease: Seconds = 15
+    recover: Literal["auto", "manual"] = "auto"
 
 
 class TransactionSettings(Settings):

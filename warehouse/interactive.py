@@ -111,6 +111,7 @@ class AsyncTransaction:
             raise
         finally:
             await rollback(self._run)
+            self._run.release()
             if self._run.status is not None:
                 self._result = result(self._run)
 

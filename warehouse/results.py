@@ -211,3 +211,13 @@ class Explanation(_Model):
                 f"{step}: nothing"
             ]
         return "\n".join([*lines, f"error: {self.error}"] if self.error else lines)
+
+
+class Recovered(_Model):
+    """A transaction whose owner was gone, and how it was ended. `status` is None where it could not be: `error`."""
+
+    transaction_id: str
+    name: str | None = None
+    status: Status | None
+    residue: list[Residue] = Field(default_factory=list)
+    error: str | None = None

@@ -22,7 +22,7 @@ from warehouse.engine.options import BeginOptions, TransactionOptions
 from warehouse.errors import InvalidOperation
 from warehouse.interactive import AsyncTransaction
 from warehouse.operations import AdapterType
-from warehouse.results import Explanation, ParticipantInfo, Rows, TransactionResult
+from warehouse.results import Explanation, ParticipantInfo, Recovered, Rows, TransactionResult
 
 T = TypeVar("T")
 # Connections inherited through a fork belong to the parent: they are kept from being closed here.
@@ -96,6 +96,14 @@ class Warehouse:
             return inner.begin(name, **options)
 
         return Transaction(self._call(begin), self._bridge)
+
+    def wait(self, transaction_id: str, timeout: float | None = None) -> TransactionResult:
+        """How a transaction ended whose end could not be told; see `AsyncWarehouse.wait`."""
+        return self._call(lambda inner: inner.wait(transaction_id, timeout))
+
+    def recover(self) -> list[Recovered]:
+        """Bring to an end what dead processes left open; see `AsyncWarehouse.recover`."""
+        return self._call(lambda inner: inner.recover())
 
     def explain(self, operations: Operations, **options: Unpack[TransactionOptions]) -> Explanation:
         """What `transaction` would do, without doing it; see `AsyncWarehouse.explain`."""

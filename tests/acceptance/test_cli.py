@@ -1,7 +1,11 @@
 import json
 import os
+import re
+import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -137,3 +141,55 @@ def test_without_typer_it_says_what_to_install(warehouse, tmp_path):
     done = warehouse("check", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     assert done.stderr == "the command line needs typer: pip install 'warehouse[cli]'\n"
+
+
+CRASHING = """
+import asyncio, os
+from warehouse import AsyncWarehouse
+from warehouse.testing.faults import inject
+
+async def main():
+    warehouse = AsyncWarehouse.from_config("warehouse.toml")
+    async def die():
+        os.kill(os.getpid(), 9)
+    inject(warehouse).after("journal.decide", die)
+    place = lambda tag: {"tag": tag, "entity": "things"}
+    steps = [{"operation": "insert", "from": place(tag), "data": {"id": 1}} for tag in ("rows", "more")]
+    await warehouse.transaction(steps, name="orders")
+
+asyncio.run(main())
+"""
+
+
+def test_recover_ends_what_a_killed_process_left(warehouse, tmp_path):
+    (tmp_path / "warehouse.toml").write_text(
+        '[journal]\nurl = "sqlite:///journal.db"\nlease = 0.5\n'
+        '[adapters.rows]\nadapter = "sql"\nurl = "sqlite:///rows.db"\n'
+        '[adapters.more]\nadapter = "sql"\nurl = "sqlite:///more.db"\n'
+    )
+    for name in ("rows", "more"):
+        with closing(sqlite3.connect(tmp_path / f"{name}.db")) as connection, connection:
+            connection.execute("CREATE TABLE things (id INTEGER PRIMARY KEY)")
+    died = subprocess.run([sys.executable, "-c", CRASHING], cwd=tmp_path, check=False)
+    assert died.returncode == -signal.SIGKILL
+    done = warehouse("recover")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^[0-9a-f]{32} \(orders\): completed$", done.stdout, re.MULTILINE)
+    for name in ("rows", "more"):
+        with closing(sqlite3.connect(tmp_path / f"{name}.db")) as connection:
+            assert connection.execute("SELECT id FROM things").fetchall() == [(1,)]
+    done = warehouse("recover")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nothing is left open" in done.stdout
+
+
+def test_recover_says_what_it_cannot_end(warehouse, tmp_path):
+    test_recover_ends_what_a_killed_process_left(warehouse, tmp_path)
+    subprocess.run([sys.executable, "-c", CRASHING.replace('"id": 1', '"id": 2')], cwd=tmp_path, check=False)
+    text = (tmp_path / "warehouse.toml").read_text()
+    (tmp_path / "warehouse.toml").write_text(text.partition("[adapters.more]")[0])
+    done = warehouse("recover")
+    assert done.returncode == 1
+    assert "no adapter reaches the store of step 'step_1', which had the tag 'more'" in done.stderr
+    (tmp_path / "warehouse.toml").write_text(text)
+    assert warehouse("recover").returncode == 0

@@ -24,7 +24,7 @@ class World:
     def __init__(self, stores=STORES, *, journal="memory://", **transactions):
         self.warehouse = AsyncWarehouse(
             adapters=stores,
-            journal={"url": journal},
+            journal={"url": journal, "recover": "manual"},
             transactions={"lock_timeout": 0.5, "grace": 2, **transactions},
         )
         registry = self.warehouse._registry

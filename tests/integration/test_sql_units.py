@@ -220,7 +220,7 @@ async def test_postgres_can_be_asked_for_the_outcome(store):
         assert unit.token is None
         await unit.execute(request)
         first = unit.token
-        assert await store.adapter.outcome(first) is Outcome.UNKNOWN
+        assert await store.adapter.outcome(first) is Outcome.OPEN
         await unit.commit()
     async with store.unit() as unit:
         await unit.execute(request)

@@ -246,6 +246,7 @@ async def test_who_was_superseded_writes_nothing_more(journal):
     assert await journal.take_over(one.claim, "third") is None
     assert not await journal.is_mine(one.claim)
     assert await journal.is_mine(taken)
+    assert await journal.claims() == {taken: "second"}
     for write in (
         journal.append(one.claim, step(2, index=1), 9, {}),
         journal.change_state(one.claim, "compensating", {}),
@@ -260,6 +261,7 @@ async def test_who_was_superseded_writes_nothing_more(journal):
     await journal.change_state(taken, "compensating", {})
     await journal.finish(taken, "compensated", {})
     assert await journal.take_over(taken, "third") is None
+    assert await journal.claims() == {}
     assert not await journal.is_mine(taken)
     assert await journal.locked(one.locks()) is None
 
@@ -287,11 +289,11 @@ async def test_one_entry(journal):
 
 async def test_heartbeats(journal):
     assert await journal.heartbeats() == {}
-    await journal.beat("one")
-    await journal.beat("other")
+    await journal.beat("one", 15)
+    await journal.beat("other", 0.5)
     first = await journal.heartbeats()
-    assert first.keys() == {"one", "other"}
-    await journal.beat("one")
+    assert {owner: beat.lease for owner, beat in first.items()} == {"one": 15, "other": 0.5}
+    await journal.beat("one", 15)
     second = await journal.heartbeats()
     assert second["one"] != first["one"]
     assert second["other"] == first["other"]

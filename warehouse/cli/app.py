@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 
 from warehouse.cli.check import examine, show, write_json
+from warehouse.cli.recover import recover
 from warehouse.config import read
-from warehouse.errors import ConfigError
+from warehouse.errors import ConfigError, WarehouseError
 
 app = typer.Typer(
     name="warehouse",
@@ -67,4 +68,33 @@ def check(
     else:
         show(report, Console(), errors)
     if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command(
+    name="recover",
+    short_help="Bring to an end what dead processes left open.",
+    epilog="Exits with 0 if nothing is left open by the dead, with 1 if something is, or after any error.",
+)
+def recover_command(
+    config: Annotated[
+        Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration, a TOML file.")
+    ] = Path("warehouse.toml"),
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on looking until interrupted.")] = False,
+) -> None:
+    """Bring to an end, all or none, the transactions of processes that were killed or cut off.
+
+    It takes one lease ([journal] lease) to tell the dead from the living. Every open Warehouse does the same by
+    itself; this is for when none runs. Any number of them may run at the same time.
+    """
+    out, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        done = recover(read(config), out, errors, watch=watch)
+    except WarehouseError as error:
+        errors.print(f"error: {error}", markup=False, style="red")
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+    if not done:
         raise typer.Exit(1)

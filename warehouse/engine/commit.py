@@ -60,15 +60,18 @@ async def _ask(run: Run, opened: OpenUnit) -> bool | None:
     give_up = time.monotonic() + run.options.grace
     for attempt in count(1):
         try:
+            outcome = Outcome.UNKNOWN
             if adapter.capabilities.asks and token is not None:
                 outcome = await adapter.outcome(token)
-                if outcome is not Outcome.UNKNOWN:
-                    return outcome is Outcome.COMMITTED
-            return await _read_back(run, opened)
+            if outcome is Outcome.UNKNOWN:
+                return await _read_back(run, opened)
+            if outcome is not Outcome.OPEN:
+                return outcome is Outcome.COMMITTED
         except TransientError:
-            if time.monotonic() >= give_up:
-                return None
+            pass  # it is asked again
         except Exception:  # noqa: BLE001 - whatever it is, the answer is that nobody can tell
+            return None
+        if time.monotonic() >= give_up:
             return None
         await anyio.sleep(back_off(attempt))
     return None

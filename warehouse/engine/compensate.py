@@ -107,7 +107,7 @@ async def undo(terms: Terms, steps: Sequence[Done]) -> list[Residue]:
     """
     residue: list[Residue] = []
     for done in steps:
-        changes = combine(done.changes, _place)
+        changes = combine(done.changes, place)
         pieces = [Piece(done.origin, change, done.known) for change in reversed(changes)]
         if not pieces:
             continue
@@ -139,10 +139,10 @@ async def redo(terms: Terms, participant: Participant, steps: Sequence[Done]) ->
     changes: list[Change] = []
     for done in steps:
         for change in done.changes:
-            origins[_place(change)] = done.origin
+            origins[place(change)] = done.origin
             changes.append(change)
     pieces = [
-        Piece(origins[_place(change)], inverse(change), known=False) for change in combine(changes, _place)
+        Piece(origins[place(change)], inverse(change), known=False) for change in combine(changes, place)
     ]
     residue: list[Residue] = []
     problem: StoreError | None = None
@@ -241,17 +241,18 @@ async def _merge_all(
     out = _Round()
     ulps = participant.adapter.capabilities.float_ulps
     for piece in pieces:
-        place = _place(piece.change)
+        where = place(piece.change)
         config = participant.settings.entity(piece.change.entity.name)
-        merged = how(piece.change, currents[place], config, known=piece.known, ulps=ulps)
+        merged = how(piece.change, currents[where], config, known=piece.known, ulps=ulps)
         out.clashes += [(piece, _residue(piece, clash, "conflict", "")) for clash in merged.clashes]
         if merged.write is not None:
             out.writes.append((piece, merged.write))
-            currents[place] = merged.write.after
+            currents[where] = merged.write.after
     return out
 
 
-def _place(change: Change) -> tuple[Entity, object]:
+def place(change: Change) -> tuple[Entity, object]:
+    """What tells the record of a change from all others of its store."""
     return change.entity, freeze(change.key)
 
 

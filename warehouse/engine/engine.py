@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -14,15 +15,15 @@ from warehouse.engine.choose import check_step, choose, is_alone
 from warehouse.engine.explain import explain
 from warehouse.engine.lease import Lease
 from warehouse.engine.options import Options
-from warehouse.engine.outcome import result
+from warehouse.engine.outcome import recorded, result
 from warehouse.engine.plan import Step, parse_all, plan
 from warehouse.engine.read import plan_query
 from warehouse.engine.retry import Retries
 from warehouse.engine.run import Run
 from warehouse.engine.saga import run_saga
-from warehouse.engine.staged import run_staged
+from warehouse.engine.staged import ended, run_staged
 from warehouse.engine.supervise import Tasks
-from warehouse.errors import StepFailed, StoreError
+from warehouse.errors import OutcomeUnknown, StepFailed, StoreError, UnknownTransaction
 from warehouse.operations import Operation, Source, translate
 from warehouse.records import Record, project
 from warehouse.registry import Participant, Registry
@@ -37,6 +38,21 @@ class Engine:
         self.lease = lease
         self.running: Tasks = set()
 
+    async def wait(self, transaction_id: str, seconds: float | None) -> TransactionResult:
+        """How a journaled transaction ends; see `AsyncWarehouse.wait`."""
+        journal = self.lease.journal
+        give_up = math.inf if seconds is None else time.monotonic() + seconds
+        if await journal.entry(transaction_id) is None:
+            raise UnknownTransaction(
+                f"the journal has no transaction {transaction_id}",
+                hint="a transaction of one store that has transactions is not journaled",
+            )
+        entry = await ended(journal, transaction_id, give_up)
+        if entry is None:
+            text = f"transaction {transaction_id} has not ended within {seconds} s"
+            raise OutcomeUnknown(text, transaction_id=transaction_id, hint="wait longer, or recover()")
+        return recorded(entry)
+
     async def transaction(
         self, operations: Sequence[Mapping[str, Any] | Operation], options: Options
     ) -> TransactionResult:
@@ -48,7 +64,10 @@ class Engine:
         except StoreError as error:
             return _unplanned(list(parsed), error, options, started)
         run, _ = self._run(steps, options, started)
-        await (run_saga if run.pattern == "saga" else run_staged)(run, steps)
+        try:
+            await (run_saga if run.pattern == "saga" else run_staged)(run, steps)
+        finally:
+            run.release()
         return result(run)
 
     async def explain(

@@ -21,13 +21,15 @@ class Lease:
     """Who owns the transactions of this Warehouse, for as long as its heartbeat goes on.
 
     Others judge it by their own clocks: a heartbeat that has not changed for `seconds` is that of a dead owner.
-    So this side counts from before its last heartbeat, and stops by itself when that is too long ago.
+    So this side counts from before its last heartbeat, and stops by itself when that is too long ago. `active` are
+    the journaled transactions that something here is bringing to their end.
     """
 
     def __init__(self, journal: Journal, seconds: float) -> None:
         self.journal = journal
         self.seconds = seconds
         self.owner = uuid.uuid4().hex
+        self.active: set[str] = set()
         self._renewed = 0.0
         self._beating: asyncio.Task[None] | None = None
 
@@ -39,17 +41,16 @@ class Lease:
             raise JournalUnavailable(error.message) from error
         self._beating = asyncio.ensure_future(self._beat())
 
-    async def stop(self, *, owes: bool) -> None:
-        """End the heartbeat. It stays in the journal where the owner still `owes` an end to a transaction."""
+    async def stop(self) -> None:
+        """End the heartbeat: what still has no end may be taken over at once."""
         beating, self._beating = self._beating, None
         if beating is None:
             return
         beating.cancel()
         with suppress(asyncio.CancelledError):
             await beating
-        if not owes:
-            with suppress(WarehouseError):
-                await self.journal.retire([self.owner])
+        with suppress(WarehouseError):
+            await self.journal.retire([self.owner])
 
     async def _beat(self) -> None:
         while True:
@@ -62,7 +63,7 @@ class Lease:
     async def renew(self) -> None:
         """One heartbeat. Raises JournalUnavailable or ReplyLost."""
         began = time.monotonic()
-        await self.journal.beat(self.owner)
+        await self.journal.beat(self.owner, self.seconds)
         self._renewed = began
 
     @property

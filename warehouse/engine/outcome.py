@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 
 from warehouse.engine.run import Run, StepState
+from warehouse.journal.base import FINAL, Entry, EntryStep
 from warehouse.records import project
-from warehouse.results import StepResult, StepStatus, TransactionResult
+from warehouse.results import Residue, Status, StepResult, StepStatus, TransactionResult
 
 
 def result(run: Run) -> TransactionResult:
@@ -26,6 +27,40 @@ def result(run: Run) -> TransactionResult:
         error=None if run.error is None else str(run.error),
         residue=run.residue,
     ).caused_by(run.error)
+
+
+def recorded(entry: Entry) -> TransactionResult:
+    """What the journal tells of a transaction that has ended: the steps that changed something, and their images."""
+    residue = [Residue.model_validate(item) for item in entry.detail.get("residue", ())]
+    status: Status = entry.state if entry.state in FINAL else "failed"  # type: ignore[assignment]
+    left = {item.step for item in residue}
+    results = {step.name: _recorded_step(step, status, left) for step in entry.steps}
+    return TransactionResult(
+        transaction_id=entry.transaction_id,
+        name=entry.name,
+        status=status,
+        pattern=entry.pattern,
+        execution_time=(entry.finished or entry.started) - entry.started,
+        step_results=results,
+        compensated_steps=[name for name, item in results.items() if item.status == "compensated"],
+        error=None if status == "completed" else f"the transaction was {status}",
+        residue=residue,
+    )
+
+
+def _recorded_step(step: EntryStep, status: Status, left: set[str]) -> StepResult:
+    changes = [change for change in step.changes if not change.dependent]
+    if status == "completed":
+        ended: StepStatus = "completed"
+    else:
+        ended = "failed" if step.name in left else "compensated"
+    return StepResult(
+        status=ended,
+        data=[change.visible for change in changes],
+        actions=[change.action for change in changes],
+        affected_rows=len(changes),
+        attempts=1,
+    )
 
 
 def _step_result(run: Run, state: StepState, left: set[str]) -> StepResult:

@@ -124,6 +124,10 @@ class Run:
         except (JournalUnavailable, ReplyLost) as error:
             raise unknown(self, error.message) from error
 
+    def release(self) -> None:
+        """Nothing here brings it to its end any more: if it has none, recovery does."""
+        self.lease.active.discard(self.id)
+
     # Time
 
     @property
@@ -286,6 +290,7 @@ class Run:
 
     def reset(self) -> None:
         """Forget what was staged (and has been rolled back), to stage again under a new id."""
+        self.release()
         self.claim = Claim(uuid.uuid4().hex)
         for state in self.states.values():
             if not state.let_off:

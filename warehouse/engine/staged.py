@@ -127,6 +127,7 @@ async def record(run: Run, entry: Entry) -> None:
 
     Raises RecordLocked, JournalUnavailable (nothing will be changed) or OutcomeUnknown.
     """
+    run.lease.active.add(run.id)
     try:
         await run.journal.decide(entry, run.since)
     except ReplyLost as error:

@@ -52,6 +52,14 @@ class Claim:
     epoch: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """How often an owner has shown that it lives, and within how many seconds it does so again."""
+
+    count: int
+    lease: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A transaction as it is journaled. `tokens` are the held participants' outcome tokens, by store.
@@ -189,11 +197,15 @@ class Journal(Protocol):
         """The transactions (in these states), oldest first, with their steps."""
         ...
 
-    async def beat(self, owner: str) -> None:
-        """Show that `owner` lives: its heartbeat, made at the first call, is another one after each."""
+    async def claims(self) -> dict[Claim, str]:
+        """Every open transaction, oldest first, with its owner."""
         ...
 
-    async def heartbeats(self) -> dict[str, int]:
+    async def beat(self, owner: str, lease: float) -> None:
+        """Show that `owner` lives, as it will again within `lease` seconds."""
+        ...
+
+    async def heartbeats(self) -> dict[str, Heartbeat]:
         """The heartbeat of every owner that has not retired."""
         ...
 

@@ -14,6 +14,7 @@ from warehouse.journal.base import (
     Claim,
     Entry,
     EntryStep,
+    Heartbeat,
     Lock,
     RecordLocked,
     State,
@@ -33,7 +34,7 @@ class MemoryJournal:
         self._locks: dict[Lock, str] = {}
         self._finished: dict[Lock, int] = {}
         self._sequence = 0
-        self._heartbeats: dict[str, int] = {}
+        self._heartbeats: dict[str, Heartbeat] = {}
 
     async def open(self) -> None:
         """Nothing to open."""
@@ -111,10 +112,14 @@ class MemoryJournal:
         wanted = None if states is None else set(states)
         return [entry for entry in self._entries.values() if wanted is None or entry.state in wanted]
 
-    async def beat(self, owner: str) -> None:
-        self._heartbeats[owner] = self._heartbeats.get(owner, 0) + 1
+    async def claims(self) -> dict[Claim, str]:
+        return {entry.claim: entry.owner for entry in self._entries.values() if entry.state not in FINAL}
 
-    async def heartbeats(self) -> dict[str, int]:
+    async def beat(self, owner: str, lease: float) -> None:
+        before = self._heartbeats.get(owner)
+        self._heartbeats[owner] = Heartbeat(1 if before is None else before.count + 1, lease)
+
+    async def heartbeats(self) -> dict[str, Heartbeat]:
         return dict(self._heartbeats)
 
     async def retire(self, owners: Iterable[str]) -> None:

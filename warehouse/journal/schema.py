@@ -38,6 +38,7 @@ owners = sa.Table(
     metadata,
     sa.Column("id", _TEXT, primary_key=True),
     sa.Column("heartbeat", sa.BigInteger, nullable=False),
+    sa.Column("lease", sa.Double, nullable=False),
 )
 transactions = sa.Table(
     "warehouse_transactions",

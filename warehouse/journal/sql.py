@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from warehouse.errors import ConfigError, JournalUnavailable, WarehouseError
 from warehouse.journal import schema, tables
-from warehouse.journal.base import Claim, Entry, EntryStep, Lock, RecordLocked, ReplyLost, State
+from warehouse.journal.base import Claim, Entry, EntryStep, Heartbeat, Lock, RecordLocked, ReplyLost, State
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -128,7 +128,10 @@ class SqlJournal:
     async def is_mine(self, claim: Claim) -> bool:
         return await self._read(tables.is_mine, claim)
 
-    async def heartbeats(self) -> dict[str, int]:
+    async def claims(self) -> dict[Claim, str]:
+        return await self._read(tables.claims)
+
+    async def heartbeats(self) -> dict[str, Heartbeat]:
         return await self._read(tables.heartbeats)
 
     async def _read(
@@ -171,8 +174,8 @@ class SqlJournal:
     async def take_over(self, claim: Claim, owner: str) -> Claim | None:
         return await self._write(tables.take_over, claim, owner)
 
-    async def beat(self, owner: str) -> None:
-        await self._write(tables.beat, owner)
+    async def beat(self, owner: str, lease: float) -> None:
+        await self._write(tables.beat, owner, lease)
 
     async def retire(self, owners: Iterable[str]) -> None:
         await self._write(tables.retire, list(owners))

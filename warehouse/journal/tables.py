@@ -18,6 +18,7 @@ from warehouse.journal.base import (
     Claim,
     Entry,
     EntryStep,
+    Heartbeat,
     Lock,
     RecordLocked,
     State,
@@ -90,8 +91,18 @@ def is_mine(connection: sa.Connection, claim: Claim) -> bool:
     return row is not None and row.state not in FINAL and row.epoch == claim.epoch
 
 
-def heartbeats(connection: sa.Connection) -> dict[str, int]:
-    return {row.id: row.heartbeat for row in connection.execute(sa.select(schema.owners))}
+def claims(connection: sa.Connection) -> dict[Claim, str]:
+    columns = schema.transactions.c
+    unfinished = sa.select(columns.id, columns.epoch, columns.owner).where(
+        columns.state.not_in(sorted(FINAL))
+    )
+    rows = connection.execute(unfinished.order_by(columns.started, columns.id))
+    return {Claim(row.id, row.epoch): row.owner for row in rows}
+
+
+def heartbeats(connection: sa.Connection) -> dict[str, Heartbeat]:
+    rows = connection.execute(sa.select(schema.owners))
+    return {row.id: Heartbeat(row.heartbeat, row.lease) for row in rows}
 
 
 def _entry_step(row: Any) -> EntryStep:
@@ -198,10 +209,11 @@ def take_over(connection: sa.Connection, claim: Claim, owner: str) -> Claim | No
     return Claim(claim.transaction_id, claim.epoch + 1) if taken.rowcount == 1 else None
 
 
-def beat(connection: sa.Connection, owner: str) -> None:
+def beat(connection: sa.Connection, owner: str, lease: float) -> None:
     mine = schema.owners.update().where(schema.owners.c.id == owner)
-    if connection.execute(mine.values(heartbeat=schema.owners.c.heartbeat + 1)).rowcount == 0:
-        connection.execute(schema.owners.insert().values(id=owner, heartbeat=1))
+    changed = connection.execute(mine.values(heartbeat=schema.owners.c.heartbeat + 1, lease=lease))
+    if changed.rowcount == 0:
+        connection.execute(schema.owners.insert().values(id=owner, heartbeat=1, lease=lease))
 
 
 def retire(connection: sa.Connection, owners: Sequence[str]) -> None:

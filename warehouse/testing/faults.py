@@ -39,7 +39,7 @@ from warehouse.adapter import (
 from warehouse.client import AsyncWarehouse
 from warehouse.config import AdapterSettings
 from warehouse.errors import StoreOutcomeUnknown
-from warehouse.journal.base import Claim, Entry, EntryStep, Journal, Lock, RecordLocked, State
+from warehouse.journal.base import Claim, Entry, EntryStep, Heartbeat, Journal, Lock, RecordLocked, State
 from warehouse.operations import AdapterType
 from warehouse.records import Change, Entity, Image, Key, Record
 
@@ -308,10 +308,13 @@ class FaultyJournal:
     async def entries(self, states: Iterable[State] | None = None) -> list[Entry]:
         return await self._through("entries", lambda: self.inner.entries(states))
 
-    async def beat(self, owner: str) -> None:
-        await self._through("beat", lambda: self.inner.beat(owner))
+    async def claims(self) -> dict[Claim, str]:
+        return await self._through("claims", self.inner.claims)
 
-    async def heartbeats(self) -> dict[str, int]:
+    async def beat(self, owner: str, lease: float) -> None:
+        await self._through("beat", lambda: self.inner.beat(owner, lease))
+
+    async def heartbeats(self) -> dict[str, Heartbeat]:
         return await self._through("heartbeats", self.inner.heartbeats)
 
     async def retire(self, owners: Iterable[str]) -> None:

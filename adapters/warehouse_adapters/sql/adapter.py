@@ -32,7 +32,11 @@ class SqlSettings(AdapterSettings):
     url: SecretStr
 
 
-_STATES: Final = {"committed": Outcome.COMMITTED, "aborted": Outcome.ROLLED_BACK}
+_STATES: Final = {
+    "committed": Outcome.COMMITTED,
+    "aborted": Outcome.ROLLED_BACK,
+    "in progress": Outcome.OPEN,
+}
 _MIN_RETURNING: Final = (10, 5)
 
 

@@ -1,0 +1,223 @@
+"""Bringing a transaction that was taken over to its end, from what the journal and the stores say of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import anyio
+
+from warehouse.adapter import EntityInfo, Outcome, Unit, UnitSettings
+from warehouse.engine.compensate import Done, Terms, Unreachable, kept, place, redo, undo
+from warehouse.errors import StoreError, TransientError, WarehouseError
+from warehouse.journal.base import Entry, EntryStep, Journal, Superseded
+from warehouse.records import Absent, Entity, same_image
+from warehouse.registry import Participant, Registry
+from warehouse.results import Recovered, Residue, Status
+from warehouse.undo import combine
+
+
+class NotYet(WarehouseError):
+    """The transaction cannot be ended now; it can be later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Journaled:
+    """A step as the journal has it: the origin of its changes."""
+
+    entry: EntryStep
+    participant: Participant
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    @property
+    def tag(self) -> str:
+        return self.participant.tag
+
+    async def describe(self, entity: Entity) -> EntityInfo:
+        return await self.participant.adapter.describe(entity)
+
+
+class Ending:
+    """The end of one transaction, which is ours by `entry.claim`.
+
+    Raises NotYet, Superseded, or what the journal raises; then it can be run again, by whoever owns it.
+    """
+
+    def __init__(
+        self, registry: Registry, journal: Journal, entry: Entry, *, grace: float, lock_timeout: float
+    ) -> None:
+        self._registry = registry
+        self._journal = journal
+        self._entry = entry
+        self._steps: list[Journaled] = []
+        self._terms = Terms(
+            transaction_id=entry.transaction_id, grace=grace, lock_timeout=lock_timeout, keep=self._keep
+        )
+
+    async def _keep(self) -> None:
+        if not await self._journal.is_mine(self._entry.claim):
+            raise Superseded(f"transaction {self._entry.transaction_id} was taken over")
+
+    async def run(self) -> Recovered:
+        """End it: forward where it was decided, backward where it was not, or where forward is impossible."""
+        self._steps = [Journaled(step, await self._find(step)) for step in self._entry.steps]
+        await anyio.sleep(
+            max((step.participant.adapter.capabilities.settle for step in self._steps), default=0)
+        )
+        if self._entry.state == "committing" and await self._forward():
+            return await self._finish("completed", [])
+        return await self._backward()
+
+    async def _find(self, step: EntryStep) -> Participant:
+        """Who reaches the store that the step was made in: the tag of then, or another. Raises NotYet."""
+        problem = f"no adapter reaches the store of step {step.name!r}, which had the tag {step.tag!r}"
+        tags = [tag for tag in self._registry.tags if tag == step.tag]
+        for tag in tags + [tag for tag in self._registry.tags if tag != step.tag]:
+            try:
+                participant = await self._registry.connected(tag)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it cannot be reached now
+                if tag == step.tag:
+                    problem = f"{tag} cannot be reached: {error}"
+                continue
+            if participant.identity == step.store:
+                return participant
+            if tag == step.tag:
+                problem = f"{tag} now reaches another store than the one that step {step.name!r} changed"
+        raise NotYet(problem, step=step.name, tag=step.tag)
+
+    # Forward
+
+    async def _forward(self) -> bool:
+        """Make what is missing. False where that is impossible.
+
+        Guarded writes come before any commit: if one participant has committed, all of them had been made, and
+        what is different there now was changed since.
+        """
+        held, guarded = self._by_store(holds=True), self._by_store(holds=False)
+        committed = {store: await self._has_committed(steps) for store, steps in held.items()}
+        if not any(committed.values()):
+            for steps in guarded.values():
+                if not await self._redo(steps):
+                    return False
+        for store, steps in held.items():
+            if not committed[store] and not await self._redo(steps):
+                return False
+        return True
+
+    def _by_store(self, *, holds: bool) -> dict[str, list[Journaled]]:
+        out: dict[str, list[Journaled]] = {}
+        for step in self._steps:
+            if step.participant.adapter.capabilities.holds is holds:
+                out.setdefault(step.entry.store, []).append(step)
+        return out
+
+    async def _redo(self, steps: Sequence[Journaled]) -> bool:
+        done = [Done(step, step.entry.changes, known=False) for step in steps]
+        try:
+            problem = await redo(self._terms, steps[0].participant, done)
+        except Unreachable as error:
+            raise NotYet(f"{steps[0].tag}: {error}", tag=steps[0].tag) from error
+        if problem is not None and problem.outcome_unknown:
+            raise NotYet(f"{steps[0].tag}: {problem}", tag=steps[0].tag) from problem
+        return problem is None
+
+    async def _has_committed(self, steps: Sequence[Journaled]) -> bool:
+        """Whether a held participant committed: its own answer, else its records, read under lock."""
+        asked = await self._ask(steps)
+        if asked is not None:
+            return asked
+        changes = combine([change for step in steps for change in step.entry.changes], place)
+        ulps = steps[0].participant.adapter.capabilities.float_ulps
+        async with self._unit(steps[0]) as unit:
+            for change in changes:
+                if same_image(change.before, change.after, change.written, ulps=ulps):
+                    continue
+                info = await steps[0].describe(change.entity)
+                (current,) = await unit.read(info, [change.key])
+                return same_image(current, change.after, change.written, ulps=ulps)
+        return False
+
+    async def _ask(self, steps: Sequence[Journaled]) -> bool | None:
+        """What the store says of its own transaction; None where it cannot tell. NotYet while it is open."""
+        adapter, token = steps[0].participant.adapter, self._entry.tokens.get(steps[0].entry.store)
+        if token is None or not adapter.capabilities.asks:
+            return None
+        with _reaching(steps[0]):
+            outcome = await adapter.outcome(token)
+        if outcome is Outcome.OPEN:
+            raise NotYet("the store still has the transaction open", step=steps[0].name, tag=steps[0].tag)
+        return None if outcome is Outcome.UNKNOWN else outcome is Outcome.COMMITTED
+
+    @asynccontextmanager
+    async def _unit(self, step: Journaled) -> AsyncIterator[Unit]:
+        settings = UnitSettings(
+            transaction_id=self._entry.transaction_id, lock_timeout=self._terms.lock_timeout
+        )
+        with _reaching(step):
+            async with step.participant.adapter.unit(settings) as unit:
+                yield unit
+
+    # Backward
+
+    async def _backward(self) -> Recovered:
+        """Undo what was made, or may have been; what cannot be undone is the residue."""
+        if self._entry.state != "compensating":
+            await self._journal.change_state(self._entry.claim, "compensating", {})
+        for steps in self._by_store(holds=True).values():
+            if await self._ask(steps) is None:
+                await self._meet_inserts(steps)
+        done = self._last_first()
+        if self._entry.detail.get("kept"):
+            return await self._finish("failed", kept(done))
+        residue = await undo(self._terms, done)
+        away = [item for item in residue if item.reason == "unreachable"]
+        if away:
+            raise NotYet(away[0].detail, step=away[0].step, tag=away[0].tag)
+        return await self._finish("failed" if residue else "compensated", residue)
+
+    def _last_first(self) -> list[Done]:
+        """What to undo, in order. Where the journal says how many changes of each step were made: those."""
+        made = self._entry.detail.get("made")
+        steps = sorted(self._steps, key=lambda step: (step.entry.priority, step.entry.index), reverse=True)
+        return [
+            Done(step, changes, known=False)
+            for step in steps
+            if (changes := step.entry.changes[: None if made is None else made.get(str(step.entry.index), 0)])
+        ]
+
+    async def _meet_inserts(self, steps: Sequence[Journaled]) -> None:
+        """Make sure that no insert of a paused owner can still be committed: ours would have to wait for it.
+
+        A record that is not there has no lock. So it is inserted, and rolled back.
+        """
+        for step in steps:
+            for change in step.entry.changes:
+                if not isinstance(change.before, Absent):
+                    continue
+                async with self._unit(step) as unit:
+                    info = await step.describe(change.entity)
+                    (current,) = await unit.read(info, [change.key])
+                    if isinstance(current, Absent):
+                        (written,) = await unit.write([change])
+                        if isinstance(written.error, TransientError):
+                            raise written.error
+
+    async def _finish(self, state: Status, residue: list[Residue]) -> Recovered:
+        detail = {"residue": [item.model_dump(mode="json") for item in residue]} if residue else {}
+        await self._journal.finish(self._entry.claim, state, detail)
+        return Recovered(
+            transaction_id=self._entry.transaction_id, name=self._entry.name, status=state, residue=residue
+        )
+
+
+@contextmanager
+def _reaching(step: Journaled) -> Iterator[None]:
+    """What goes wrong in a store here says nothing of the transaction: it is looked at again later."""
+    try:
+        yield
+    except StoreError as error:
+        raise NotYet(f"{step.tag}: {error.message}", step=step.name, tag=step.tag) from error

@@ -1,0 +1,130 @@
+"""Recovery (DESIGN 6): whoever finds the owner of an open transaction dead takes it over, and ends it."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import anyio
+
+from warehouse.engine.ending import Ending
+from warehouse.engine.lease import Lease
+from warehouse.engine.retry import back_off
+from warehouse.engine.watch import Watch
+from warehouse.errors import WarehouseError
+from warehouse.journal.base import Claim, Superseded
+from warehouse.registry import Registry
+from warehouse.results import Recovered
+
+_log = logging.getLogger("warehouse")
+# So many transactions are ended at the same time.
+_AT_ONCE = 8
+# What could not be ended is tried again after so many seconds: a multiple of the usual back-off.
+_PATIENCE = 10
+
+
+class Recovery:
+    """Looks for transactions whose owners are dead. Any number of processes may do so at the same time."""
+
+    def __init__(self, registry: Registry, lease: Lease, *, grace: float, lock_timeout: float) -> None:
+        self._registry = registry
+        self._lease = lease
+        self._grace = grace
+        self._lock_timeout = lock_timeout
+        self._watch = Watch()
+        self._later: dict[str, tuple[int, float]] = {}
+
+    async def run(self) -> None:
+        """Look again and again, for as long as the Warehouse is open."""
+        while True:
+            pause = self._lease.seconds
+            try:
+                await self._sweep(every=False)
+                pause = min([pause, *map(self._watch.pause, await self._unjudged())])
+            except WarehouseError as error:
+                _log.warning("recovery could not look into the journal: %s", error)
+            await anyio.sleep(pause)
+
+    async def recover(self) -> list[Recovered]:
+        """End what dead owners left open; takes as long as it takes to tell who is dead (one lease).
+
+        What could not be ended (a store is away) has the status None, and why. Raises JournalUnavailable.
+        """
+        found: dict[str, Recovered] = {}
+        while True:
+            found.update({item.transaction_id: item for item in await self._sweep(every=not found)})
+            waiting = await self._unjudged()
+            if not waiting:
+                return list(found.values())
+            await anyio.sleep(min(map(self._watch.pause, waiting)))
+
+    async def _unjudged(self) -> set[str]:
+        """The owners of open transactions of whom it is not known yet whether they live."""
+        owners = set((await self._lease.journal.claims()).values()) - {self._lease.owner}
+        return {owner for owner in owners if not self._watch.is_judged(owner)}
+
+    async def _sweep(self, *, every: bool) -> list[Recovered]:
+        """End what is known to belong to nobody; with `every`, also what was tried a short while ago."""
+        journal = self._lease.journal
+        claims = await journal.claims()  # before the heartbeats: whoever has a claim had a heartbeat before
+        heartbeats = await journal.heartbeats()
+        self._watch.look(heartbeats)
+        orphans = [claim for claim, owner in claims.items() if self._is_orphan(claim, owner)]
+        names = {claim.transaction_id for claim in orphans}
+        self._later = {name: later for name, later in self._later.items() if name in names}
+        out: list[Recovered] = []
+        limit = anyio.CapacityLimiter(_AT_ONCE)
+        async with anyio.create_task_group() as tasks:
+            for claim in orphans:
+                if every or self._is_due(claim):
+                    tasks.start_soon(self._end, claim, limit, out)
+        gone = [owner for owner in heartbeats if self._watch.is_dead(owner) and owner not in claims.values()]
+        if gone:
+            await journal.retire(gone)
+        return out
+
+    def _is_orphan(self, claim: Claim, owner: str) -> bool:
+        if claim.transaction_id in self._lease.active:
+            return False
+        return owner == self._lease.owner or self._watch.is_dead(owner)
+
+    def _is_due(self, claim: Claim) -> bool:
+        return time.monotonic() >= self._later.get(claim.transaction_id, (0, 0.0))[1]
+
+    async def _end(self, claim: Claim, limit: anyio.CapacityLimiter, out: list[Recovered]) -> None:
+        active, name = self._lease.active, claim.transaction_id
+        async with limit:
+            if name in active:
+                return
+            active.add(name)
+            try:
+                ended = await self._take_over(claim)
+            finally:
+                active.discard(name)
+        if ended is not None:
+            out.append(ended)
+
+    async def _take_over(self, claim: Claim) -> Recovered | None:
+        """Take a transaction over and end it; None where somebody else was faster."""
+        journal = self._lease.journal
+        try:
+            mine = await journal.take_over(claim, self._lease.owner)
+            entry = None if mine is None else await journal.entry(claim.transaction_id)
+            if entry is None:
+                return None
+            ending = Ending(
+                self._registry, journal, entry, grace=self._grace, lock_timeout=self._lock_timeout
+            )
+            ended = await ending.run()
+        except Superseded:
+            return None
+        except WarehouseError as error:
+            return self._not_yet(claim, error)
+        _log.info("transaction %s, whose owner is gone, was %s", claim.transaction_id, ended.status)
+        return ended
+
+    def _not_yet(self, claim: Claim, error: WarehouseError) -> Recovered:
+        tries = self._later.get(claim.transaction_id, (0, 0.0))[0] + 1
+        self._later[claim.transaction_id] = (tries, time.monotonic() + _PATIENCE * back_off(tries))
+        _log.warning("transaction %s cannot be ended yet: %s", claim.transaction_id, error)
+        return Recovered(transaction_id=claim.transaction_id, status=None, error=str(error))
