@@ -4,11 +4,12 @@ import neo4j
 
 from integration import arcadedb_peer
 from warehouse.records import Entity
-from warehouse.testing.harness import Harness
+from warehouse.testing.harness import FIELDS, Harness
 from warehouse_adapters.neo4j import Neo4jAdapter
 
 
 class GraphHarness(Harness):
+    fields = frozenset(FIELDS) - {"details"}
     url: str
     auth: tuple[str, str] | None = None
 

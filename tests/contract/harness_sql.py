@@ -43,6 +43,7 @@ class SqlHarness(Harness):
 
 class Postgres(SqlHarness):
     name = "postgres"
+    fields = frozenset(FIELDS) - {"details"}
     server = "postgres"
     table = """id bigint PRIMARY KEY, name text, count bigint, ratio double precision, active boolean,
         tags text[], email text UNIQUE, moment timestamptz"""
@@ -51,7 +52,7 @@ class Postgres(SqlHarness):
 class MariaDB(SqlHarness):
     name = "mariadb"
     server = "mariadb"
-    fields = frozenset(FIELDS) - {"tags"}
+    fields = frozenset(FIELDS) - {"tags", "details"}
     table = """id bigint PRIMARY KEY, name varchar(200), count bigint, ratio double, active boolean,
         email varchar(200) UNIQUE, moment datetime(6)"""
 
@@ -63,7 +64,7 @@ class MariaDB(SqlHarness):
 
 class SQLite(SqlHarness):
     name = "sqlite"
-    fields = frozenset(FIELDS) - {"tags"}
+    fields = frozenset(FIELDS) - {"tags", "details"}
     table = """id INTEGER PRIMARY KEY, name TEXT, count INTEGER, ratio REAL, active BOOLEAN,
         email TEXT UNIQUE, moment DATETIME"""
 

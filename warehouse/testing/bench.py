@@ -63,8 +63,8 @@ class Bench:
         return usable
 
     def has(self, *fields: str) -> bool:
-        """Whether the store holds these logical fields."""
-        return self.harness.fields.issuperset(fields)
+        """Whether the store holds these logical fields, or those that these lie in."""
+        return self.harness.fields.issuperset(field.partition(".")[0] for field in fields)
 
     def known(self, values: Mapping[str, Any]) -> Logical:
         """`values` without the fields that the store does not hold."""
@@ -211,6 +211,13 @@ class Bench:
     def same(self, found: Any, expected: Any) -> bool:
         """Whether values are equal, by type and value, as exactly as the store keeps doubles."""
         return same(found, expected, ulps=self.capabilities.float_ulps)
+
+
+def without_nulls(value: Any) -> Any:
+    """`value` without what is null in its mappings, at any depth: null and missing are one."""
+    if isinstance(value, Mapping):
+        return {name: without_nulls(item) for name, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def logical_condition(where: Mapping[str, Any] | None) -> Condition:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from warehouse.adapter import StepChanges
 from warehouse.records import Record
-from warehouse.testing.bench import Bench
+from warehouse.testing.bench import Bench, without_nulls
 from warehouse.testing.contract_operations import MANY
 from warehouse.testing.samples import ROWS, UPDATES
 
@@ -27,14 +26,8 @@ async def check_undo(bench: Bench, before: list[Record], steps: list[StepChanges
 
 async def check_images(bench: Bench, before: list[Record]) -> None:
     """All records are exactly as `before`, but that null and missing are one."""
-    found = _without_nulls(await bench.images())
-    assert bench.same(found, _without_nulls(before)), f"{found} is not {before}"
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+    found = without_nulls(await bench.images())
+    assert bench.same(found, without_nulls(before)), f"{found} is not {before}"
 
 
 class UndoContract:

@@ -10,7 +10,7 @@ import pytest
 
 from warehouse import conditions, updates
 from warehouse.errors import InvalidOperation, StoreError
-from warehouse.testing.bench import Bench, Logical
+from warehouse.testing.bench import Bench, Logical, without_nulls
 from warehouse.testing.samples import ROWS, UPDATES
 
 CLOCKS_DIFFER = timedelta(minutes=1)
@@ -33,8 +33,8 @@ class UpdateContract:
             expected = [_applied(bench, record, data) for record in before]
             changes = sorted(step.changes, key=lambda change: bench.logical(change.before)["id"])
             assert bench.same([bench.logical(change.before) for change in changes], before)
-            assert bench.same([bench.logical(change.after) for change in changes], expected), data
-            assert bench.same(await bench.contents(), expected), data
+            for found in ([bench.logical(change.after) for change in changes], await bench.contents()):
+                assert bench.same(without_nulls(found), without_nulls(expected)), data
 
     async def test_current_date(self, bench: Bench) -> None:
         if not bench.declared_cases("updates", "$currentDate", UPDATES["$currentDate"]):

@@ -17,12 +17,18 @@ _COUNTS: Final = st.none() | st.integers(-3, 3) | st.sampled_from([2**53 + 1, -(
 _RATIOS: Final = st.none() | st.integers(-8, 8).map(lambda number: number / 4) | st.sampled_from([1e10, -0.0])
 _FLAGS: Final = st.none() | st.booleans()
 _PATTERNS: Final = ("a", "^a", "b$", "[aA]+", "a|b", "^(a|B)*$", r"\.", "a.b", "^.?$", "(aA){1,2}")
+_LISTS: Final = st.none() | st.lists(_TEXT, max_size=3)
+_DEEP: Final = st.none() | st.fixed_dictionaries({}, optional={"tags": _LISTS, "on": _FLAGS})
+_DETAILS: Final = st.fixed_dictionaries(
+    {}, optional={"city": _NAMES | _COUNTS, "level": _COUNTS | _RATIOS, "deep": _DEEP}
+)
 _VALUES: Final[dict[str, Strategy]] = {
     "name": _NAMES,
     "count": _COUNTS,
     "ratio": _RATIOS,
     "active": _FLAGS,
-    "tags": st.none() | st.lists(_TEXT, max_size=3),
+    "tags": _LISTS,
+    "details": st.none() | _DETAILS,
 }
 _EQUAL, _ORDERED, _AMONG = ("$eq", "$ne"), ("$gt", "$gte", "$lt", "$lte"), ("$in", "$nin")
 # Which operators on which field take which values.
@@ -39,6 +45,19 @@ _CASES: Final[tuple[tuple[str, tuple[str, ...], Strategy], ...]] = (
     ("name", ("$regex",), st.sampled_from(_PATTERNS)),
     ("tags", ("$contains",), _TEXT),
     ("tags", ("$containsAll", "$containsAny"), st.lists(_TEXT, max_size=2)),
+    ("details.city", _EQUAL + _ORDERED, _NAMES | _COUNTS),
+    ("details.level", _EQUAL + _ORDERED, _COUNTS | _RATIOS),
+    ("details.deep.on", _EQUAL, _FLAGS),
+    ("details.city", _AMONG, st.lists(_NAMES | _COUNTS, max_size=3)),
+    ("details.level", _AMONG, st.lists(_COUNTS | _RATIOS, max_size=3)),
+    *(
+        (f"details.{path}", ("$exists", "$null"), st.booleans())
+        for path in ("city", "level", "deep", "deep.on", "deep.tags")
+    ),
+    ("details.city", ("$like", "$ilike", "$startsWith", "$endsWith", "$contains"), _TEXT),
+    ("details.city", ("$regex",), st.sampled_from(_PATTERNS)),
+    ("details.deep.tags", ("$contains",), _TEXT),
+    ("details.deep.tags", ("$containsAll", "$containsAny"), st.lists(_TEXT, max_size=2)),
 )
 
 
@@ -55,7 +74,7 @@ def conditions(fields: frozenset[str], operators: frozenset[str]) -> st.SearchSt
     comparisons = [
         st.builds(Compare, st.just(path), st.sampled_from(usable), values)
         for path, names, values in _CASES
-        if path in fields and (usable := [name for name in names if name in operators])
+        if path.partition(".")[0] in fields and (usable := [name for name in names if name in operators])
     ]
     return st.recursive(
         st.one_of(comparisons),

@@ -17,7 +17,7 @@ from hypothesis.strategies import SearchStrategy
 from warehouse.adapter import Adapter
 from warehouse.records import ABSENT, Entity, Image, Key, Record, get, put
 
-FIELDS: Final = ("id", "name", "count", "ratio", "active", "tags", "email", "moment")
+FIELDS: Final = ("id", "name", "count", "ratio", "active", "tags", "email", "moment", "details")
 
 
 def _unchanged(value: Any) -> Any:
@@ -53,7 +53,9 @@ class Harness(ABC):
     * `fields`: the logical fields that the store can hold: `id` (int), `name` (text or null), `count`
       (64-bit int or null), `ratio` (double or null), `active` (bool or null), `tags` (list of text or null),
       `email` (text or null), `moment` (a point in time or null; only `$currentDate` writes it, and `value`
-      gives an aware datetime for it). Leave out `tags` where the store has no lists.
+      gives an aware datetime for it), `details` (a mapping or null: texts, numbers, booleans and nulls, in
+      lists and mappings of any depth). Leave out `tags` where the store has no lists, and `details` where it
+      has no mappings.
     * `unique`: whether `email` carries a uniqueness constraint, in which nulls are not equal.
     * `paths`: where the store keeps a field, if not under its own name: `{"id": "_id"}`.
     * `driver`: whether errors come from a driver, and so must have a `__cause__`.
@@ -113,8 +115,9 @@ class Harness(ABC):
         await self.adapter.close()
 
     def path(self, field: str) -> str:
-        """Where the store keeps a logical field."""
-        return self.paths.get(field, field)
+        """Where the store keeps a logical field, or what is inside one (`details.city`)."""
+        head, dot, rest = field.partition(".")
+        return self.paths.get(head, head) + dot + rest
 
     def key(self, number: int) -> Key:
         """The key of the record with the id `number`."""
