@@ -88,10 +88,10 @@ class MemoryJournal:
 
     def _claimed(self, claim: Claim) -> Entry:
         entry = self._entries.get(claim.transaction_id)
+        if entry is not None and entry.epoch != claim.epoch:
+            raise Superseded(f"transaction {claim.transaction_id} was taken over")
         if entry is None or entry.state in FINAL:
             raise JournalUnavailable(f"the journal has no open transaction {claim.transaction_id}")
-        if entry.epoch != claim.epoch:
-            raise Superseded(f"transaction {claim.transaction_id} was taken over")
         return entry
 
     async def take_over(self, claim: Claim, owner: str) -> Claim | None:

@@ -333,8 +333,8 @@ def _add_steps(connection: sa.Connection, transaction_id: str, steps: Sequence[E
 
 def _claimed_row(connection: sa.Connection, claim: Claim) -> Any:
     row = connection.execute(_ROW, {"mine": claim.transaction_id}).first()
+    if row is not None and row.epoch != claim.epoch:
+        raise _superseded(claim)
     if row is None or row.state in FINAL:
         raise JournalUnavailable(f"the journal has no open transaction {claim.transaction_id}")
-    if row.epoch != claim.epoch:
-        raise _superseded(claim)
     return row

@@ -1,0 +1,346 @@
+"""Recovery in one process: who is dead, what is asked, what waits, and owners that wake up too late."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from contextlib import closing
+
+import pytest
+
+from integration.memory_world import World, insert, statuses, update
+from warehouse import AsyncWarehouse, OutcomeUnknown, UnknownTransaction
+from warehouse.adapter import Outcome
+from warehouse.engine.watch import Watch
+from warehouse.errors import ConstraintViolated, JournalUnavailable, StoreOutcomeUnknown, StoreUnavailable
+from warehouse.journal.base import Heartbeat, ReplyLost
+from warehouse.testing.faults import inject
+
+pytestmark = pytest.mark.anyio
+
+
+def shared(name, **more):
+    return {"adapter": "memory", "options": {"shared": name}, **more}
+
+
+class Two:
+    """Two Warehouses on the same stores and the same journal: the `owner`, and the `other` that recovers."""
+
+    def __init__(self, stores="ap", **transactions):
+        token = os.urandom(4).hex()
+        config = {tag: shared(f"{token}-{tag}", transactions=tag in "ab") for tag in stores}
+        self.owner = World(config, grace=0.3, **transactions)
+        self.other = World(config, grace=0.3, **transactions)
+        journal = self.owner.journal
+        self.other.warehouse._journal.inner = self.other.journal = journal
+        for world in (self.owner, self.other):
+            world.warehouse._engine.lease.seconds = 0.1
+
+    async def __aenter__(self):
+        await self.owner.warehouse.open()
+        await self.other.warehouse.open()
+        return self
+
+    async def __aexit__(self, *_):
+        for task in list(self.owner.warehouse._engine.running):
+            task.cancel()  # the dead never come back
+        await self.owner.warehouse.close()
+        await self.other.warehouse.close()
+
+    async def die(self):
+        """Let the owner's heartbeat stop for good."""
+        lease = self.owner.warehouse._engine.lease
+        lease._beating.cancel()
+        lease._renewed = -1000.0
+
+    async def recover(self):
+        return [(item.status, item.error) for item in await self.other.warehouse.recover()]
+
+
+def pause(world, call):
+    """Let a call wait before it is made: an event that it has come so far, and one that lets it go on."""
+    paused, go = asyncio.Event(), asyncio.Event()
+
+    async def wait():
+        paused.set()
+        await go.wait()
+
+    world.faults.before(call, wait)
+    return paused, go
+
+
+# Who is dead
+
+
+def test_a_watch_believes_in_death_after_one_lease_without_a_heartbeat():
+    watch = Watch()
+    assert watch.is_dead("nobody")
+    watch.look({"a": Heartbeat(1, 0.05), "b": Heartbeat(7, 0.05)})
+    assert not watch.is_dead("a")
+    assert not watch.is_judged("a")
+    time.sleep(0.06)
+    watch.look({"a": Heartbeat(1, 0.05), "b": Heartbeat(8, 0.05)})
+    assert (watch.is_dead("a"), watch.is_judged("a")) == (True, True)
+    assert (watch.is_dead("b"), watch.is_judged("b")) == (False, True)
+    watch.look({"a": Heartbeat(2, 0.05)})
+    assert not watch.is_dead("a")
+    assert watch.is_dead("b")
+
+
+async def test_the_living_are_left_alone():
+    async with Two() as two:
+        paused, release = pause(two.owner, "a.commit")
+        running = asyncio.ensure_future(two.owner.run(insert("a", {"id": 1}), insert("p", {"id": 1})))
+        await paused.wait()
+        assert await two.recover() == []
+        assert two.owner.rows("p") == {1: {}}
+        release.set()
+        assert (await running).ok
+        assert await two.recover() == []
+
+
+async def test_the_dead_are_taken_over_forward_and_told_by_wait():
+    async with Two() as two:
+        two.owner.faults.fail("p.write", StoreOutcomeUnknown("no reply"), times=None)
+        two.owner.faults.fail("p.read", StoreUnavailable("away"), times=None)
+        with pytest.raises(OutcomeUnknown) as caught:
+            await two.owner.run(insert("a", {"id": 1}), insert("p", {"id": 1, "n": 5}), name="orders")
+        with pytest.raises(OutcomeUnknown):
+            await two.other.warehouse.wait(caught.value.transaction_id, timeout=0.05)
+        await two.die()
+        waiting = asyncio.ensure_future(two.other.warehouse.wait(caught.value.transaction_id))
+        assert await two.recover() == [("completed", None)]
+        assert two.owner.everything() == {"a": {1: {}}, "p": {1: {"n": 5}}}
+        assert await two.other.leftovers() == []
+        result = await waiting
+        assert (result.status, result.name, statuses(result)) == ("completed", "orders", "cc")
+        assert result.step_results["step_1"].data == [{"id": 1, "n": 5}]
+
+
+async def test_an_owner_that_closes_leaves_what_is_open_to_be_taken_over_at_once():
+    async with Two() as two:
+        two.owner.faults.fail("journal.finish", JournalUnavailable("full"), times=None)
+        with pytest.raises(OutcomeUnknown):
+            await two.owner.run(insert("a", {"id": 1}), insert("p", {"id": 1}))
+        two.owner.warehouse._engine.lease.seconds = 1000
+        await two.owner.warehouse.close()
+        began = time.monotonic()
+        assert await two.recover() == [("completed", None)]
+        assert time.monotonic() - began < 5
+
+
+async def test_a_warehouse_recovers_its_own_lost_ends():
+    async with World(grace=0.3) as world:
+        world.faults.fail("journal.finish", JournalUnavailable("full"))
+        with pytest.raises(OutcomeUnknown) as caught:
+            await world.run(insert("a", {"id": 1}), insert("p", {"id": 1}))
+        assert await world.leftovers() != []
+        (found,) = await world.warehouse.recover()
+        assert found.transaction_id == caught.value.transaction_id
+        assert (await world.warehouse.wait(found.transaction_id)).ok
+        assert await world.leftovers() == []
+
+
+async def test_wait_knows_only_what_was_journaled():
+    async with World() as world:
+        with pytest.raises(UnknownTransaction, match="nobody"):
+            await world.warehouse.wait("nobody")
+
+
+# What recovery finds
+
+
+async def crash(two, *operations, at, **options):
+    """Let the owner die at a call: it never comes back from it."""
+    reached = asyncio.Event()
+
+    async def never():
+        reached.set()
+        await asyncio.Event().wait()
+
+    two.owner.faults.after(at, never)
+    two.task = asyncio.ensure_future(two.owner.run(*operations, **options))
+    two.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    await reached.wait()
+    await two.die()
+
+
+async def test_what_somebody_else_wrote_since_stays_and_is_named():
+    async with Two("pq") as two:
+        await two.owner.fill("p", {"id": 1, "n": 1, "m": 0})
+        await crash(two, update("p", 1, {"n": 2}), insert("q", {"id": 1}), at="p.write")
+        await two.owner.foreign("p", 1, {"n": 77, "m": 5})
+        assert await two.recover() == [("failed", None)]
+        assert two.owner.everything() == {"p": {1: {"n": 77, "m": 5}}, "q": {}}
+        (entry,) = await two.other.journal.entries(["failed"])
+        (residue,) = entry.detail["residue"]
+        assert (residue["field"], residue["expected"], residue["found"]) == ("n", 2, 77)
+
+
+async def test_a_store_that_is_away_delays_only_what_needs_it():
+    async with Two("abpq") as two:
+        await crash(two, insert("p", {"id": 1}), insert("q", {"id": 1}), at="journal.decide")
+        two.owner.faults.clear()
+        two.other.faults.fail("q.write", StoreUnavailable("away"), times=None)
+        two.other.faults.fail("q.read", StoreUnavailable("away"), times=None)
+        ((status, error),) = await two.recover()
+        assert status is None
+        assert "away" in error
+        two.other.faults.clear()
+        assert await two.recover() == [("completed", None)]
+        assert two.owner.rows("p") == two.owner.rows("q") == {1: {}}
+
+
+async def test_a_store_that_still_has_it_open_is_waited_for():
+    async with Two("ab") as two:
+        two.other.faults.declare("a", asks=True)
+        answers = [Outcome.OPEN, Outcome.ROLLED_BACK]
+        await crash(two, insert("a", {"id": 1}), insert("b", {"id": 1}), at="journal.decide")
+        (entry,) = await two.other.journal.entries()
+        entry.tokens[entry.steps[0].store] = "42"
+
+        async def outcome(token):
+            assert token == "42"
+            return answers.pop(0)
+
+        two.other.stores["a"].outcome = outcome
+        ((status, error),) = await two.recover()
+        assert (status, "open" in error) == (None, True)
+        # With its process go the locks that it had in the stores.
+        two.owner.stores["a"]._store.space.locks._owners.clear()
+        two.owner.stores["b"]._store.space.locks._owners.clear()
+        assert await two.recover() == [("completed", None)]
+        assert two.owner.everything() == {"a": {1: {}}, "b": {1: {}}}
+
+
+# Owners that wake up too late
+
+
+async def test_an_owner_that_was_paused_before_it_applied_applies_nothing():
+    async with Two("pq") as two:
+        await two.owner.fill("p", {"id": 1, "n": 1})
+        go = asyncio.Event()
+        two.owner.faults.after("journal.decide", go.wait)
+        running = asyncio.ensure_future(two.owner.run(update("p", 1, {"n": 2}), insert("q", {"id": 1})))
+        await asyncio.sleep(0.05)
+        await two.die()
+        assert await two.recover() == [("completed", None)]
+        await two.owner.foreign("p", 1, {"n": 1})
+        go.set()
+        assert (await running).status == "completed"
+        assert two.owner.rows("p") == {1: {"n": 1}}  # it was not written a second time
+        assert "p.write" not in two.owner.faults.calls
+
+
+async def test_an_owner_that_finds_itself_superseded_backward_takes_back_what_it_wrote_too_late():
+    async with Two("pq") as two:
+        await two.owner.fill("p", {"id": 1, "n": 1})
+        paused, go = pause(two.owner, "p.write")
+        running = asyncio.ensure_future(two.owner.run(update("p", 1, {"n": 2}), insert("q", {"id": 1})))
+        await paused.wait()
+        await two.die()
+        two.other.faults.fail("q.write", ConstraintViolated("no", constraint="c"))
+        assert await two.recover() == [("compensated", None)]
+        assert two.owner.rows("p") == {1: {"n": 1}}
+        go.set()
+        result = await running
+        assert (result.status, two.owner.everything()) == ("compensated", {"p": {1: {"n": 1}}, "q": {}})
+        assert "taken over" in result.error
+
+
+async def test_a_lease_that_ran_out_unnoticed_is_taken_up_again():
+    async with Two("pq") as two:
+
+        async def late():
+            two.owner.warehouse._engine.lease._renewed = -1000.0
+
+        two.owner.faults.after("journal.decide", late)
+        result = await two.owner.run(insert("p", {"id": 1}), insert("q", {"id": 1}))
+        assert result.ok
+        (entry,) = await two.owner.journal.entries()
+        assert entry.epoch == 2
+
+
+async def test_a_saga_that_was_taken_over_ends_as_its_heir_ended_it():
+    async with Two("ab") as two:
+        paused, go = pause(two.owner, "b.execute")
+        running = asyncio.ensure_future(
+            two.owner.run(insert("a", {"id": 1}), insert("b", {"id": 1}), pattern="saga")
+        )
+        await paused.wait()
+        await two.die()
+        assert await two.recover() == [("compensated", None)]
+        go.set()
+        result = await running
+        assert (result.status, two.owner.everything()) == ("compensated", {"a": {}, "b": {}})
+
+
+async def test_a_finish_whose_reply_was_lost_is_looked_up():
+    async with World() as world:
+        world.faults.lose("journal.finish", ReplyLost("no reply"))
+        assert (await world.run(insert("a", {"id": 1}), insert("p", {"id": 1}))).ok
+        assert await world.leftovers() == []
+
+
+PAUSED = """
+    import asyncio, sys
+    from warehouse import AsyncWarehouse
+    from warehouse.testing.faults import inject
+
+    async def main():
+        warehouse = AsyncWarehouse.from_config({config!r})
+        async def pause():
+            print("paused", flush=True)
+            sys.stdin.readline()  # SIGSTOP comes here, and lasts until it was taken over
+        inject(warehouse).before("t.write", pause)
+        async with warehouse:
+            place = lambda tag: {{"tag": tag, "entity": "things"}}
+            steps = [
+                {{"operation": "insert", "from": place(tag), "data": {{"id": 1, "n": 1}}}} for tag in ("s", "t")
+            ]
+            result = await warehouse.transaction(steps)
+            print(result.status, flush=True)
+
+    asyncio.run(main())
+"""
+
+
+async def test_a_process_stopped_past_its_lease_commits_nothing_any_more(tmp_path):
+    """SIGSTOP right before its commit; another process takes over and completes; it wakes up, and follows."""
+    config = {
+        "journal": {"url": f"sqlite:///{tmp_path}/journal.db", "lease": 0.5, "recover": "manual"},
+        "adapters": {
+            tag: {"adapter": "sql", "url": f"sqlite+aiosqlite:///{tmp_path}/{tag}.db"} for tag in "st"
+        },
+        "transactions": {"lock_timeout": 1, "grace": 5},
+    }
+    for tag in "st":
+        with closing(sqlite3.connect(tmp_path / f"{tag}.db")) as connection, connection:
+            connection.execute("CREATE TABLE things (id INTEGER PRIMARY KEY, n INTEGER)")
+    code = textwrap.dedent(PAUSED).format(config=config).replace("t.write", "t.commit")
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout.readline() == "paused\n"
+        os.kill(child.pid, signal.SIGSTOP)
+        async with AsyncWarehouse.from_config(config) as warehouse:
+            first = await warehouse.recover()
+            assert [item.status for item in first] == [None], first  # its store is still locked by it
+            os.kill(child.pid, signal.SIGCONT)
+            child.stdin.write("go\n")
+            child.stdin.flush()
+            assert child.stdout.readline() in {"completed\n", "compensated\n", ""}
+            await warehouse.recover()
+            rows = []
+            for tag in "st":
+                with closing(sqlite3.connect(tmp_path / f"{tag}.db")) as connection:
+                    rows.append(connection.execute("SELECT * FROM things").fetchall())
+            assert rows in ([[(1, 1)], [(1, 1)]], [[], []])
+    finally:
+        child.kill()
+        child.communicate()
