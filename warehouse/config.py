@@ -83,7 +83,7 @@ class TransactionSettings(Settings):
 
     `timeout` bounds the time until the decision, `step_timeout` one step, `lock_timeout` all waiting for
     records that others have, `grace` the clean-up after a cancellation. `max_records` and `max_image_bytes`
-    bound one transaction.
+    bound one transaction. `idempotency_ttl` is how long an idempotency key is remembered.
     """
 
     timeout: Seconds = 30
@@ -95,6 +95,7 @@ class TransactionSettings(Settings):
     compensate_on_timeout: bool = True
     max_records: int = Field(default=10_000, gt=0)
     max_image_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
+    idempotency_ttl: Seconds = 86_400
 
 
 class Config(Settings):

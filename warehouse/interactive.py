@@ -32,6 +32,7 @@ from warehouse.errors import (
     TransactionExpired,
     WarehouseError,
 )
+from warehouse.journal.base import Idempotency, KeyTaken
 from warehouse.operations import AdapterType, parse
 from warehouse.records import project
 from warehouse.results import Rows, TransactionResult
@@ -74,11 +75,26 @@ class AsyncTransaction:
         if self._phase != "new":
             raise AlreadyFinished("the transaction was entered before", hint="begin() another")
         await self._open()
+        await self._claim_key()
         self._run.started = time.monotonic()
         self._run.since = await self._run.journal.sequence()
         self._phase = "open"
         self._watch = asyncio.ensure_future(self._expire())
         return self
+
+    async def _claim_key(self) -> None:
+        """With an idempotency key: AlreadyFinished where another block has it. It is ours once this one commits."""
+        key = self._options.idempotency_key
+        if key is None:
+            return
+        expires = time.time() + self._options.idempotency_ttl
+        self._run.idempotency = Idempotency(key, b"block", expires)
+        keyed = await self._run.journal.keyed(key)
+        if keyed is not None:
+            raise AlreadyFinished(
+                f"transaction {keyed.transaction_id} has the idempotency key {key!r}",
+                hint="wait(transaction_id) tells how it ended",
+            )
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -121,6 +137,8 @@ class AsyncTransaction:
             return
         try:
             failure = await conclude(self._run)
+        except KeyTaken as taken:
+            self._run.end("compensated", _left(taken))
         except (StepFailed, TransactionConflict) as refused:
             blame(self._run, refused)
         else:

@@ -18,7 +18,6 @@ from warehouse.adapter import Outcome
 from warehouse.engine.watch import Watch
 from warehouse.errors import ConstraintViolated, JournalUnavailable, StoreOutcomeUnknown, StoreUnavailable
 from warehouse.journal.base import Heartbeat, ReplyLost
-from warehouse.testing.faults import inject
 
 pytestmark = pytest.mark.anyio
 
@@ -322,7 +321,7 @@ async def test_a_process_stopped_past_its_lease_commits_nothing_any_more(tmp_pat
         with closing(sqlite3.connect(tmp_path / f"{tag}.db")) as connection, connection:
             connection.execute("CREATE TABLE things (id INTEGER PRIMARY KEY, n INTEGER)")
     code = textwrap.dedent(PAUSED).format(config=config).replace("t.write", "t.commit")
-    child = subprocess.Popen(
+    child = subprocess.Popen(  # noqa: ASYNC220 - it is stopped and woken by signals
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:

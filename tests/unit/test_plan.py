@@ -287,7 +287,8 @@ OPTIONS = [
     ({"availability": "low"}, "availability: availability is 'low' - known are high"),
     ({"concurrency": 4}, "concurrency: concurrency is 4 - known are parallel, sequential"),
     ({"rollback": "none"}, "rollback: rollback other than 'all' is not supported yet"),
-    ({"idempotency_key": "x"}, "idempotency_key: idempotency keys are not supported yet"),
+    ({"idempotency_key": ""}, "idempotency_key: idempotency_key is text of at most 255 characters, not ''"),
+    ({"idempotency_ttl": 0}, "idempotency_ttl: idempotency_ttl is a positive number of seconds, not 0"),
     ({"name": 3}, "name: name is printable text, not 3"),
 ]
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from warehouse.adapter import Query
 from warehouse.engine.choose import check_step, choose, is_alone
 from warehouse.engine.explain import explain
+from warehouse.engine.keys import Keys, make_idempotency
 from warehouse.engine.lease import Lease
 from warehouse.engine.options import Options
 from warehouse.engine.outcome import recorded, result
@@ -24,6 +25,7 @@ from warehouse.engine.saga import run_saga
 from warehouse.engine.staged import ended, run_staged
 from warehouse.engine.supervise import Tasks
 from warehouse.errors import OutcomeUnknown, StepFailed, StoreError, UnknownTransaction
+from warehouse.journal.base import Idempotency
 from warehouse.operations import Operation, Source, translate
 from warehouse.records import Record, project
 from warehouse.registry import Participant, Registry
@@ -37,6 +39,7 @@ class Engine:
         self.registry = registry
         self.lease = lease
         self.running: Tasks = set()
+        self._keys = Keys()
 
     async def wait(self, transaction_id: str, seconds: float | None) -> TransactionResult:
         """How a journaled transaction ends; see `AsyncWarehouse.wait`."""
@@ -58,12 +61,24 @@ class Engine:
     ) -> TransactionResult:
         """Run all operations to an end; see `AsyncWarehouse.transaction`."""
         parsed = parse_all(operations)
+        idempotency = make_idempotency(options, parsed)
+        if idempotency is None:
+            return await self._attempt(parsed, options, None)
+        give_up = time.monotonic() + options.timeout
+        return await self._keys.once(
+            self.lease.journal, idempotency, give_up, lambda: self._attempt(parsed, options, idempotency)
+        )
+
+    async def _attempt(
+        self, parsed: Mapping[str, Operation], options: Options, idempotency: Idempotency | None
+    ) -> TransactionResult:
         started = time.monotonic()
         try:
             steps = await self._plan(parsed, options, started)
         except StoreError as error:
             return _unplanned(list(parsed), error, options, started)
         run, _ = self._run(steps, options, started)
+        run.idempotency = idempotency
         try:
             await (run_saga if run.pattern == "saga" else run_staged)(run, steps)
         finally:

@@ -23,6 +23,9 @@ class CommonOptions(TypedDict, total=False):
     * `pattern`: `auto` chooses (DESIGN 5.5); `staged` and `saga` may be asked for.
     * `consistency`, `availability`: wishes that `auto` respects.
     * `name`: for people; it is in the result and the journal.
+    * `idempotency_key`: stands for this call. The same call again, within `idempotency_ttl` seconds, returns the
+      result of the one that completed; while that runs, it waits for it. With other operations it raises
+      IdempotencyConflict. What was compensated or failed may be tried again under its key.
     """
 
     timeout: float | None
@@ -79,6 +82,8 @@ class Options:
     name: str | None = None
     concurrency: Concurrency = "parallel"
     raise_on_failure: bool = True
+    idempotency_key: str | None = None
+    idempotency_ttl: float = 86_400
 
 
 _CHOICES: Final[dict[str, tuple[Any, ...]]] = {
@@ -88,10 +93,9 @@ _CHOICES: Final[dict[str, tuple[Any, ...]]] = {
     "concurrency": ("parallel", "sequential"),
     "rollback": ("all", "critical_only", "none"),
 }
+_LONGEST_KEY: Final = 255
 _FLAGS: Final = {"retry_on_failure", "compensate_on_timeout", "raise_on_failure"}
 _LATER: Final = {
-    "idempotency_key": "idempotency keys are not supported yet",
-    "idempotency_ttl": "idempotency keys are not supported yet",
     "hold": "held transactions are not supported yet",
     "expires_in": "held transactions are not supported yet",
 }
@@ -132,11 +136,15 @@ def check_option(name: str, value: Any) -> None:
     if name in _LATER and value:
         raise InvalidOperation(_LATER[name], field=name)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if name in {"timeout", "step_timeout", "lock_timeout"} and not (number and value > 0):
+    if name in {"timeout", "step_timeout", "lock_timeout", "idempotency_ttl"} and not (number and value > 0):
         raise InvalidOperation(f"{name} is a positive number of seconds, not {value!r}", field=name)
     if name in _FLAGS and not isinstance(value, bool):
         raise InvalidOperation(f"{name} is true or false, not {value!r}", field=name)
     if name == "name" and (not isinstance(value, str) or not value.isprintable()):
         raise InvalidOperation(f"name is printable text, not {value!r}", field=name)
+    if name == "idempotency_key" and not (isinstance(value, str) and 0 < len(value) <= _LONGEST_KEY):
+        raise InvalidOperation(
+            f"idempotency_key is text of at most {_LONGEST_KEY} characters, not {value!r}", field=name
+        )
     if name == "max_retries" and not (isinstance(value, int) and number and value >= 0):
         raise InvalidOperation(f"max_retries is a count from 0, not {value!r}", field=name)

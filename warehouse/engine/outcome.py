@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from warehouse.engine.run import Run, StepState
 from warehouse.journal.base import FINAL, Entry, EntryStep
@@ -30,11 +31,15 @@ def result(run: Run) -> TransactionResult:
 
 
 def recorded(entry: Entry) -> TransactionResult:
-    """What the journal tells of a transaction that has ended: the steps that changed something, and their images."""
+    """What the journal tells of a transaction that has ended."""
     residue = [Residue.model_validate(item) for item in entry.detail.get("residue", ())]
     status: Status = entry.state if entry.state in FINAL else "failed"  # type: ignore[assignment]
     left = {item.step for item in residue}
-    results = {step.name: _recorded_step(step, status, left) for step in entry.steps}
+    steps = {step.name: step for step in entry.steps}
+    results = {
+        name: _recorded_step(steps.get(name), summary, status, left)
+        for name, *summary in entry.detail.get("steps", ())
+    }
     return TransactionResult(
         transaction_id=entry.transaction_id,
         name=entry.name,
@@ -48,18 +53,23 @@ def recorded(entry: Entry) -> TransactionResult:
     )
 
 
-def _recorded_step(step: EntryStep, status: Status, left: set[str]) -> StepResult:
-    changes = [change for change in step.changes if not change.dependent]
-    if status == "completed":
-        ended: StepStatus = "completed"
+def _recorded_step(step: EntryStep | None, summary: list[Any], status: Status, left: set[str]) -> StepResult:
+    was, affected, attempts, returning = summary
+    changes = () if step is None else [change for change in step.changes if not change.dependent]
+    if was in {"failed", "tolerated"}:
+        ended: StepStatus = "failed"
+    elif was != "executed":
+        ended = "skipped"
+    elif status == "completed":
+        ended = "completed"
     else:
-        ended = "failed" if step.name in left else "compensated"
+        ended = "failed" if step is not None and step.name in left else "compensated"
     return StepResult(
         status=ended,
-        data=[change.visible for change in changes],
+        data=[project(change.visible, returning) for change in changes],
         actions=[change.action for change in changes],
-        affected_rows=len(changes),
-        attempts=1,
+        affected_rows=affected,
+        attempts=attempts,
     )
 
 

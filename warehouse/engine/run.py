@@ -26,7 +26,7 @@ from warehouse.errors import (
     StoreError,
     WarehouseError,
 )
-from warehouse.journal.base import Claim, Entry, EntryStep, Journal, Lock, ReplyLost, State
+from warehouse.journal.base import Claim, Entry, EntryStep, Idempotency, Journal, Lock, ReplyLost, State
 from warehouse.journal.base import locks as step_locks
 from warehouse.operations import Operation
 from warehouse.records import ABSENT, Entity, Key, Record, get
@@ -103,6 +103,7 @@ class Run:
         self.lease = lease
         self.journal: Journal = lease.journal
         self.pattern: Pattern = pattern
+        self.idempotency: Idempotency | None = None
         self.started = started
         self.since = 0
         self.patience = options.lock_timeout
@@ -341,6 +342,8 @@ class Run:
             pattern=self.pattern,
             state=state,
             owner=self.lease.owner,
+            idempotency=self.idempotency,
+            detail={"steps": self.summary()},
             steps=tuple(
                 self.entry_step(item) for item in states if item.done is not None and item.done.changes
             ),
@@ -348,6 +351,19 @@ class Run:
                 unit.participant.identity: unit.unit.token for unit in opened if unit.unit.token is not None
             },
         )
+
+    def summary(self) -> list[list[Any]]:
+        """Of each step, what its images do not tell: name, status, affected rows, attempts, fields returned."""
+        return [
+            [
+                state.step.name,
+                state.status,
+                0 if state.done is None else state.done.affected,
+                state.attempts,
+                None if state.step.operation.returning is None else list(state.step.operation.returning),
+            ]
+            for state in self.states.values()
+        ]
 
     def entry_step(self, state: StepState) -> EntryStep:
         """A step as it is journaled. Raises StepFailed for values or sizes that the journal does not take."""

@@ -141,6 +141,9 @@ class Saga:
         """End as completed."""
         with anyio.CancelScope(shield=True):
             try:
+                if self._run.idempotency is not None and not self._journaled:
+                    await record(self._run, self._run.entry("running", []))
+                    self._journaled.add(-1)  # a key without changes
                 if self._journaled:
                     await finish(self._run, "completed")
             except Superseded as taken:

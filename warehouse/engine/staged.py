@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
@@ -98,7 +98,8 @@ async def conclude(run: Run) -> StepFailed | None:
     changed = [opened for opened in run.units.values() if opened.changed]
     failure: StepFailed | None = None
     with anyio.CancelScope(shield=True):
-        if not changed or (len(changed) == 1 and changed[0].holds):
+        alone = not changed or (len(changed) == 1 and changed[0].holds)
+        if alone and run.idempotency is None:
             failure = await _commit_alone(run, changed)
         else:
             await record(run, run.entry("committing", changed))
@@ -294,7 +295,11 @@ async def compensating(run: Run, states: Sequence[StepState], *, kept: bool = Fa
 
 async def finish(run: Run, state: State) -> None:
     """Journal the outcome and release the locks. Raises OutcomeUnknown where that fails."""
-    detail = {"residue": [item.model_dump(mode="json") for item in run.residue]} if run.residue else {}
+    detail: dict[str, Any] = {}
+    if run.residue:
+        detail["residue"] = [item.model_dump(mode="json") for item in run.residue]
+    if run.pattern == "saga":
+        detail["steps"] = run.summary()
     try:
         await run.journal.finish(run.claim, state, detail)
     except (JournalUnavailable, ReplyLost) as error:

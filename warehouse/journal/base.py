@@ -53,6 +53,23 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Idempotency:
+    """What lets a repeated call be known: its key, what it is to do, and until when (as `time.time`) that is kept."""
+
+    key: str
+    fingerprint: bytes
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """The transaction that a key belongs to."""
+
+    transaction_id: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """How often an owner has shown that it lives, and within how many seconds it does so again."""
 
@@ -77,6 +94,7 @@ class Entry:
     detail: dict[str, Any] = field(default_factory=dict)
     owner: str = ""
     epoch: int = 1
+    idempotency: Idempotency | None = field(default=None, compare=False)
     started: float = field(default_factory=time.time, compare=False)
     finished: float | None = field(default=None, compare=False)
 
@@ -94,6 +112,10 @@ class ReplyLost(WarehouseError):
 
 class Superseded(WarehouseError):
     """A write was refused: another process has taken the transaction over, and brings it to its end."""
+
+
+class KeyTaken(WarehouseError):
+    """Another transaction has the idempotency key."""
 
 
 class RecordLocked(TransactionConflict):
@@ -158,8 +180,12 @@ class Journal(Protocol):
         """Record a transaction, its changes and its locks.
 
         Raises RecordLocked if a lock is taken, or if another transaction that had one of the locks finished
-        after `since`; ReplyLost if it cannot be told whether it was recorded.
+        after `since`; KeyTaken; ReplyLost if it cannot be told whether it was recorded.
         """
+        ...
+
+    async def keyed(self, key: str) -> Keyed | None:
+        """Whose an idempotency key is, read freshly: a transaction's that is open or has completed."""
         ...
 
     async def append(self, claim: Claim, step: EntryStep, since: int, tokens: dict[str, str]) -> None:
@@ -178,7 +204,7 @@ class Journal(Protocol):
         ...
 
     async def finish(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
-        """Record the outcome and release the locks. Raises Superseded."""
+        """Record the outcome and release the locks (and the key, unless it completed). Raises Superseded."""
         ...
 
     async def take_over(self, claim: Claim, owner: str) -> Claim | None:

@@ -15,6 +15,8 @@ from warehouse.journal.base import (
     Entry,
     EntryStep,
     Heartbeat,
+    Keyed,
+    KeyTaken,
     Lock,
     RecordLocked,
     State,
@@ -34,6 +36,7 @@ class MemoryJournal:
         self._locks: dict[Lock, str] = {}
         self._finished: dict[Lock, int] = {}
         self._sequence = 0
+        self._keys: dict[str, tuple[Keyed, float]] = {}
         self._heartbeats: dict[str, Heartbeat] = {}
 
     async def open(self) -> None:
@@ -51,8 +54,20 @@ class MemoryJournal:
     async def decide(self, entry: Entry, since: int) -> None:
         if entry.transaction_id in self._entries or entry.transaction_id in self._tombstones:
             raise JournalUnavailable(f"the journal has an entry {entry.transaction_id} already")
+        idempotency = entry.idempotency
+        if idempotency is not None and await self.keyed(idempotency.key) is not None:
+            raise KeyTaken(f"the idempotency key {idempotency.key!r} is taken")
         self._take(entry.transaction_id, list(entry.locks()), since)
+        if idempotency is not None:
+            self._keys[idempotency.key] = (
+                Keyed(entry.transaction_id, idempotency.fingerprint),
+                idempotency.expires,
+            )
         self._entries[entry.transaction_id] = entry
+
+    async def keyed(self, key: str) -> Keyed | None:
+        keyed, expires = self._keys.get(key, (None, 0.0))
+        return keyed if expires > time.time() else None
 
     async def append(self, claim: Claim, step: EntryStep, since: int, tokens: dict[str, str]) -> None:
         entry = self._claimed(claim)
@@ -81,6 +96,8 @@ class MemoryJournal:
     async def finish(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
         entry = replace(self._claimed(claim), finished=time.time())
         self._entries[claim.transaction_id] = replace(entry, state=state, detail={**entry.detail, **detail})
+        if state != "completed":
+            self._keys = {k: v for k, v in self._keys.items() if v[0].transaction_id != claim.transaction_id}
         self._sequence += 1
         for item in [item for item, owner in self._locks.items() if owner == claim.transaction_id]:
             del self._locks[item]
@@ -127,8 +144,10 @@ class MemoryJournal:
             self._heartbeats.pop(owner, None)
 
     async def prune(self, *, finished: float, images: float) -> None:
+        self._keys = {key: value for key, value in self._keys.items() if value[1] > time.time()}
+        needed = {keyed.transaction_id for keyed, _ in self._keys.values()}
         for transaction_id, entry in list(self._entries.items()):
-            if entry.state not in PRUNED or entry.finished is None:
+            if entry.state not in PRUNED or entry.finished is None or transaction_id in needed:
                 continue
             if entry.finished < finished:
                 del self._entries[transaction_id]

@@ -22,6 +22,9 @@ _MYSQL = ("mysql", "mariadb")
 _TEXT: Final = sa.String(120).with_variant(
     mysql.VARCHAR(120, charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL
 )
+_KEY: Final = sa.String(255).with_variant(
+    mysql.VARCHAR(255, charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL
+)
 _BYTES: Final = sa.LargeBinary().with_variant(mysql.LONGBLOB(), *_MYSQL)
 _LOCK: Final = sa.LargeBinary().with_variant(mysql.BINARY(16), *_MYSQL)
 
@@ -77,6 +80,16 @@ finished = sa.Table(
     metadata,
     sa.Column("record", _LOCK, primary_key=True),
     sa.Column("sequence", sa.BigInteger, nullable=False),
+)
+
+
+keys = sa.Table(
+    "warehouse_keys",
+    metadata,
+    sa.Column("id", _KEY, primary_key=True),
+    sa.Column("transaction_id", _TEXT, nullable=False, index=True),
+    sa.Column("fingerprint", _BYTES, nullable=False),
+    sa.Column("expires", sa.Double, nullable=False, index=True),
 )
 
 

@@ -21,7 +21,17 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from warehouse.errors import ConfigError, JournalUnavailable, WarehouseError
 from warehouse.journal import schema, tables
-from warehouse.journal.base import Claim, Entry, EntryStep, Heartbeat, Lock, RecordLocked, ReplyLost, State
+from warehouse.journal.base import (
+    Claim,
+    Entry,
+    EntryStep,
+    Heartbeat,
+    Keyed,
+    Lock,
+    RecordLocked,
+    ReplyLost,
+    State,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -124,6 +134,9 @@ class SqlJournal:
 
     async def entry(self, transaction_id: str) -> Entry | None:
         return await self._read(tables.entry, transaction_id)
+
+    async def keyed(self, key: str) -> Keyed | None:
+        return await self._read(tables.keyed, key)
 
     async def is_mine(self, claim: Claim) -> bool:
         return await self._read(tables.is_mine, claim)

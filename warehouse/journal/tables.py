@@ -19,6 +19,9 @@ from warehouse.journal.base import (
     Entry,
     EntryStep,
     Heartbeat,
+    Idempotency,
+    Keyed,
+    KeyTaken,
     Lock,
     RecordLocked,
     State,
@@ -45,6 +48,7 @@ _FORGET: Final = schema.finished.delete().where(schema.finished.c.record.in_(_HE
 _REMEMBER: Final = schema.finished.insert().from_select(
     ["record", "sequence"], _HELD.add_columns(sa.bindparam("number", type_=sa.BigInteger))
 )
+_GIVE_BACK: Final = schema.keys.delete().where(schema.keys.c.transaction_id == _mine)
 _RELEASE: Final = schema.locks.delete().where(schema.locks.c.transaction_id == _mine)
 
 
@@ -105,6 +109,13 @@ def heartbeats(connection: sa.Connection) -> dict[str, Heartbeat]:
     return {row.id: Heartbeat(row.heartbeat, row.lease) for row in rows}
 
 
+def keyed(connection: sa.Connection, key: str) -> Keyed | None:
+    columns = schema.keys.c
+    valid = sa.select(schema.keys).where(columns.id == key, columns.expires > time.time())
+    row = connection.execute(valid).first()
+    return None if row is None else Keyed(row.transaction_id, bytes(row.fingerprint))
+
+
 def _entry_step(row: Any) -> EntryStep:
     changes = unpack(bytes(row.body))
     return EntryStep(
@@ -149,8 +160,26 @@ def decide(connection: sa.Connection, entry: Entry, since: int) -> None:
         "epoch": entry.epoch,
     }
     _insert_transaction(connection, values)
+    if entry.idempotency is not None:
+        _claim_key(connection, entry.transaction_id, entry.idempotency)
     _take(connection, entry.transaction_id, list(entry.locks()), since)
     _add_steps(connection, entry.transaction_id, entry.steps)
+
+
+def _claim_key(connection: sa.Connection, transaction_id: str, idempotency: Idempotency) -> None:
+    columns = schema.keys.c
+    expired = sa.and_(columns.id == idempotency.key, columns.expires <= time.time())
+    connection.execute(schema.keys.delete().where(expired))
+    row = {
+        "id": idempotency.key,
+        "transaction_id": transaction_id,
+        "fingerprint": idempotency.fingerprint,
+        "expires": idempotency.expires,
+    }
+    try:
+        connection.execute(schema.keys.insert().values(row))
+    except IntegrityError as error:
+        raise KeyTaken(f"the idempotency key {idempotency.key!r} is taken") from error
 
 
 def append(
@@ -198,6 +227,8 @@ def finish(connection: sa.Connection, claim: Claim, state: State, detail: dict[s
     connection.execute(_FORGET, mine)
     connection.execute(_REMEMBER, {**mine, "number": number})
     connection.execute(_RELEASE, mine)
+    if state != "completed":
+        connection.execute(_GIVE_BACK, mine)
     change_state(connection, claim, state, detail, finished=time.time(), sequence=number)
 
 
@@ -222,35 +253,29 @@ def retire(connection: sa.Connection, owners: Sequence[str]) -> None:
 
 def prune(connection: sa.Connection, finished: float, images: float) -> bool:
     """Remove some of what `Journal.prune` says; whether there may be more."""
+    connection.execute(schema.keys.delete().where(schema.keys.c.expires <= time.time()))
+    columns = schema.transactions.c
     ended = sa.and_(
-        schema.transactions.c.state.in_(sorted(PRUNED)), schema.transactions.c.finished < finished
+        columns.state.in_(sorted(PRUNED)), columns.id.not_in(sa.select(schema.keys.c.transaction_id))
     )
-    rows = connection.execute(
-        sa.select(schema.transactions.c.id, schema.transactions.c.sequence).where(ended).limit(_CHUNK)
-    ).all()
-    ids = [row.id for row in rows]
-    if ids:
-        connection.execute(schema.transactions.delete().where(schema.transactions.c.id.in_(ids)))
-        last = max((row.sequence or 0) for row in rows)
+    old = sa.select(columns.id, columns.sequence).where(ended, columns.finished < finished).limit(_CHUNK)
+    rows = connection.execute(old).all()
+    if rows:
+        connection.execute(schema.transactions.delete().where(columns.id.in_([row.id for row in rows])))
+        last = max(row.sequence or 0 for row in rows)
         connection.execute(schema.finished.delete().where(schema.finished.c.sequence <= last))
-    with_images = (
-        sa.select(schema.steps.c.transaction_id)
-        .distinct()
-        .join(schema.transactions, schema.transactions.c.id == schema.steps.c.transaction_id, isouter=True)
-        .where(
-            sa.or_(
-                schema.transactions.c.id.is_(None),
-                sa.and_(
-                    schema.transactions.c.state.in_(sorted(PRUNED)), schema.transactions.c.finished < images
-                ),
-            )
+    bare = list(
+        connection.scalars(
+            sa.select(schema.steps.c.transaction_id)
+            .distinct()
+            .join(schema.transactions, columns.id == schema.steps.c.transaction_id, isouter=True)
+            .where(sa.or_(columns.id.is_(None), sa.and_(ended, columns.finished < images)))
+            .limit(_CHUNK)
         )
-        .limit(_CHUNK)
     )
-    bare = list(connection.scalars(with_images))
     if bare:
         connection.execute(schema.steps.delete().where(schema.steps.c.transaction_id.in_(bare)))
-    return len(ids) == _CHUNK or len(bare) == _CHUNK
+    return _CHUNK in {len(rows), len(bare)}
 
 
 def _is(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:

@@ -39,7 +39,17 @@ from warehouse.adapter import (
 from warehouse.client import AsyncWarehouse
 from warehouse.config import AdapterSettings
 from warehouse.errors import StoreOutcomeUnknown
-from warehouse.journal.base import Claim, Entry, EntryStep, Heartbeat, Journal, Lock, RecordLocked, State
+from warehouse.journal.base import (
+    Claim,
+    Entry,
+    EntryStep,
+    Heartbeat,
+    Journal,
+    Keyed,
+    Lock,
+    RecordLocked,
+    State,
+)
 from warehouse.operations import AdapterType
 from warehouse.records import Change, Entity, Image, Key, Record
 
@@ -298,6 +308,9 @@ class FaultyJournal:
 
     async def take_over(self, claim: Claim, owner: str) -> Claim | None:
         return await self._through("take_over", lambda: self.inner.take_over(claim, owner))
+
+    async def keyed(self, key: str) -> Keyed | None:
+        return await self._through("keyed", lambda: self.inner.keyed(key))
 
     async def is_mine(self, claim: Claim) -> bool:
         return await self._through("is_mine", lambda: self.inner.is_mine(claim))
