@@ -1,17 +1,25 @@
 """Conditions (`where`): parsed once into a small tree, evaluated here by one two-valued logic.
 
-A missing field equals null. `$ne`, `$nin` and `$not` are exact complements. Ordering with null, or between
-values of different kinds, is false. Strings compare by code point. `evaluate` is the reference: what a store
-evaluates itself must agree with it.
+`evaluate` is the reference: what a store evaluates itself must agree with it.
+
+* A missing field equals null. `$ne`, `$nin` and `$not` are exact complements.
+* Values of different kinds are never equal and have no order. All numbers are of one kind and compare by value,
+  exactly: 1 equals 1.0, 2**53 + 1 is more than 2.0**53, and Decimal("0.1") is not the float 0.1. A boolean is no
+  number. Moments with a zone (compared as moments) and without one are two kinds; so are dates and datetimes.
+* NaN equals NaN, as a stored value does; it has no order. Null has none either.
+* Texts compare by code point. In a `$regex` the dot is any character, `^` and `$` are the very ends.
+* `$contains` and its kin find parts of texts and elements of lists; of anything else they are false.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 from warehouse.errors import InvalidOperation, did_you_mean
@@ -229,7 +237,17 @@ def equal(left: Any, right: Any) -> bool:
         return left.keys() == right.keys() and all(equal(left[name], right[name]) for name in left)
     if isinstance(left, list | tuple):
         return len(left) == len(right) and all(equal(a, b) for a, b in zip(left, right, strict=True))
+    if (
+        isinstance(left, float | Decimal)
+        and isinstance(right, float | Decimal)
+        and (_nan(left) or _nan(right))
+    ):
+        return _nan(left) and _nan(right)
     return bool(left == right)
+
+
+def _nan(value: float | Decimal) -> bool:
+    return value.is_nan() if isinstance(value, Decimal) else math.isnan(value)
 
 
 def _kind(value: Any) -> Any:
@@ -243,8 +261,8 @@ def _kind(value: Any) -> Any:
     if isinstance(value, Mapping):
         return "mapping"
     if isinstance(value, datetime | time):
-        return type(value), value.tzinfo is None
-    return type(value)
+        return type(value), value.utcoffset() is None
+    return str if isinstance(value, str) else type(value)
 
 
 def _ordered(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
@@ -285,6 +303,13 @@ def _fold(text: str) -> str:
     return "".join(chr(ord(c) + 32) if "A" <= c <= "Z" else c for c in text)
 
 
+@lru_cache(maxsize=256)
+def _regex(pattern: str) -> re.Pattern[str]:
+    """A checked `$regex` for Python, whose own `$` would also match before a newline at the end."""
+    parts = (match.group() for match in _REGEX_TOKEN.finditer(pattern))
+    return re.compile("".join(r"\Z" if part == "$" else part for part in parts), re.DOTALL)
+
+
 def _like(found: str, pattern: str) -> bool:
     return re.fullmatch(like_regex(pattern), found, re.DOTALL) is not None
 
@@ -303,11 +328,13 @@ _TESTS: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "$startsWith": _text(str.startswith),
     "$endsWith": _text(str.endswith),
     "$contains": contains,
-    "$containsAll": lambda found, value: found is not None and all(contains(found, item) for item in value),
+    "$containsAll": lambda found, value: (
+        isinstance(found, str | list | tuple) and all(contains(found, item) for item in value)
+    ),
     "$containsAny": lambda found, value: any(contains(found, item) for item in value),
     "$exists": lambda found, value: (found is not None) is value,
     "$null": lambda found, value: (found is None) is value,
-    "$regex": _text(lambda found, value: re.search(value, found)),
+    "$regex": _text(lambda found, value: _regex(value).search(found)),
 }
 
 

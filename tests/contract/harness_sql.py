@@ -51,6 +51,7 @@ class Postgres(SqlHarness):
 
 class MariaDB(SqlHarness):
     name = "mariadb"
+    booleans = False
     server = "mariadb"
     fields = frozenset(FIELDS) - {"tags", "details"}
     table = """id bigint PRIMARY KEY, name varchar(200), count bigint, ratio double, active boolean,
@@ -64,6 +65,7 @@ class MariaDB(SqlHarness):
 
 class SQLite(SqlHarness):
     name = "sqlite"
+    booleans = False
     fields = frozenset(FIELDS) - {"tags", "details"}
     table = """id INTEGER PRIMARY KEY, name TEXT, count INTEGER, ratio REAL, active BOOLEAN,
         email TEXT UNIQUE, moment DATETIME"""

@@ -1,7 +1,9 @@
 """The condition language: parsing, its errors, and what every operator means."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from enum import StrEnum
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -207,3 +209,140 @@ class TestMeaning:
         mixed = [{"a": "x"}, {"a": 1}, {"a": [2]}, {"a": "b"}, {"a": 0.5}, {"a": None}]
         values = [record["a"] for record in conditions.sort_records(mixed, ["a"])]
         assert values in ([None, "b", "x", 0.5, 1, [2]], [None, 0.5, 1, "b", "x", [2]])
+
+
+def holds(found, operator, operand):
+    return conditions.evaluate(Compare("a", operator, operand), {"a": found})
+
+
+class Grade(StrEnum):
+    FIRST = "first"
+
+
+class TestKinds:
+    """What is decided where languages differ (see the docstring of `warehouse.conditions`)."""
+
+    @pytest.mark.parametrize(
+        ("left", "right"),
+        [
+            (1, 1.0),
+            (1, Decimal("1.00")),
+            (0.5, Decimal("0.5")),
+            (0.0, -0.0),
+            (float("nan"), float("nan")),
+            (Decimal("NaN"), float("nan")),
+            (Decimal("Infinity"), float("inf")),
+            ("first", Grade.FIRST),
+            ([1, None], (1.0, None)),
+            ({"a": 1, "b": 2}, {"b": 2.0, "a": 1}),
+            (datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=1))), datetime(2026, 1, 1, tzinfo=UTC)),
+            (None, None),
+        ],
+    )
+    def test_equal(self, left, right):
+        for one, other in ((left, right), (right, left)):
+            assert holds(one, "$eq", other)
+            assert holds(one, "$in", [other])
+            assert not holds(one, "$ne", other)
+            assert not holds(one, "$nin", [other])
+            assert holds([one], "$contains", other)
+
+    @pytest.mark.parametrize(
+        ("left", "right"),
+        [
+            (True, 1),
+            (False, 0),
+            (False, None),
+            ("1", 1),
+            ("", None),
+            (b"a", "a"),
+            (Decimal("0.1"), 0.1),
+            (2**53 + 1, 2.0**53),
+            (date(2026, 1, 1), datetime(2026, 1, 1)),
+            (datetime(2026, 1, 1), datetime(2026, 1, 1, tzinfo=UTC)),
+            ([], None),
+            ([], {}),
+            (["a"], "a"),
+            ({"a": None}, {}),
+            (float("nan"), 0.0),
+            (UUID(int=1), str(UUID(int=1))),
+            ("A", "a"),
+        ],
+    )
+    def test_not_equal(self, left, right):
+        for one, other in ((left, right), (right, left)):
+            assert not holds(one, "$eq", other)
+            assert holds(one, "$ne", other)
+            assert not holds(one, "$in", [other])
+            assert holds(one, "$nin", [other])
+
+    @pytest.mark.parametrize(
+        ("less", "more"),
+        [
+            (2.0**53, 2**53 + 1),
+            (Decimal("0.1"), 0.1),
+            (-1, Decimal("-0.5")),
+            (False, True),
+            ("Z", "a"),
+            ("a", "aa"),
+            ("\uff5e", "\U0001f600"),
+            (b"a", b"b"),
+            (float("-inf"), -(10**400)),
+            (datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=1))), datetime(2026, 1, 1, tzinfo=UTC)),
+        ],
+    )
+    def test_order(self, less, more):
+        assert holds(less, "$lt", more)
+        assert holds(less, "$lte", more)
+        assert holds(more, "$gt", less)
+        assert holds(more, "$gte", less)
+        assert not holds(more, "$lt", less)
+        assert not holds(less, "$gte", more)
+
+    @pytest.mark.parametrize(
+        ("left", "right"),
+        [
+            (None, None),
+            (None, 1),
+            (True, 0),
+            ("1", 0),
+            (float("nan"), float("nan")),
+            (float("nan"), 1.0),
+            (Decimal("NaN"), Decimal(1)),
+            (Decimal("sNaN"), Decimal(1)),
+            (date(2026, 1, 1), datetime(2027, 1, 1)),
+            (datetime(2026, 1, 1), datetime(2027, 1, 1, tzinfo=UTC)),
+            ({"a": 1}, {"a": 2}),
+            (UUID(int=1), "0"),
+        ],
+    )
+    def test_no_order(self, left, right):
+        for operator in ("$gt", "$gte", "$lt", "$lte"):
+            assert not holds(left, operator, right)
+            assert not holds(right, operator, left)
+
+    def test_parts(self):
+        assert holds("abc", "$containsAll", ["a", "c"])
+        assert holds("", "$containsAll", [])
+        assert holds([], "$containsAll", [])
+        for nothing in (None, 5, {"a": 1}, True):
+            assert not holds(nothing, "$containsAll", [])
+            assert not holds(nothing, "$contains", None)
+        assert not holds([], "$containsAny", [])
+
+    @pytest.mark.parametrize(
+        ("pattern", "text", "matches"),
+        [
+            ("^a.b$", "a\nb", True),
+            ("b$", "b\n", False),
+            ("^b", "a\nb", False),
+            ("[$]$", "$", True),
+            (r"\$$", "$", True),
+            ("[^a]", "\n", True),
+            ("a|b$", "ba", True),
+            ("", "", True),
+        ],
+    )
+    def test_lines_are_nothing_special_in_a_regex(self, pattern, text, matches):
+        conditions.check_regex("a", pattern)
+        assert holds(text, "$regex", pattern) is matches

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import uuid4
+
+import anyio.from_thread
+import anyio.to_thread
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from warehouse import conditions, undo, updates
 from warehouse.adapter import (
@@ -211,6 +216,25 @@ class Bench:
     def same(self, found: Any, expected: Any) -> bool:
         """Whether values are equal, by type and value, as exactly as the store keeps doubles."""
         return same(found, expected, ulps=self.capabilities.float_ulps)
+
+
+async def search(
+    check: Callable[..., Coroutine[Any, Any, None]],
+    *fixed: Any,
+    examples: int,
+    **drawn: st.SearchStrategy[Any],
+) -> None:
+    """Run `check(*fixed, **values)` on drawn values.
+
+    Hypothesis runs in a thread beside the event loop, so that it can shrink what fails.
+    """
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(**drawn)
+    def run(**values: Any) -> None:
+        anyio.from_thread.run(lambda: check(*fixed, **values))
+
+    await anyio.to_thread.run_sync(run)
 
 
 def without_nulls(value: Any) -> Any:

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import anyio.from_thread
-import anyio.to_thread
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from warehouse.adapter import StepChanges
 from warehouse.errors import InvalidOperation
 from warehouse.journal import rows
 from warehouse.records import Change, get, put
-from warehouse.testing.bench import Bench
+from warehouse.testing.bench import Bench, search
 from warehouse.testing.harness import StoredType
 
 EXAMPLES = 25  # for each type, each with up to SOME values and as many others to change them to
 SOME = 6
-
-
-async def search(check: Callable[..., Coroutine[Any, Any, None]], *fixed: Any, **drawn: Any) -> None:
-    """Hypothesis runs in a thread beside the event loop, so that it can shrink what fails."""
-
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(**drawn)
-    def run(**values: Any) -> None:
-        anyio.from_thread.run(lambda: check(*fixed, **values))
-
-    await anyio.to_thread.run_sync(run)
 
 
 def journaled(steps: Sequence[StepChanges]) -> list[Change]:
@@ -42,7 +28,7 @@ class TypeContract:
     async def test_every_type_keeps_every_value(self, typed: Bench) -> None:
         for kind in typed.harness.types:
             pairs = st.lists(st.tuples(kind.values, st.none() | kind.values), min_size=1, max_size=SOME)
-            await search(self._check_values, typed, kind, pairs=pairs)
+            await search(self._check_values, typed, kind, examples=EXAMPLES, pairs=pairs)
             typed.note(f"type {kind.stored}", "yes")
 
     async def _check_values(self, bench: Bench, kind: StoredType, pairs: list[tuple[Any, Any]]) -> None:
