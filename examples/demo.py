@@ -174,7 +174,7 @@ class Demo:
         """The five airports nearest to one of them, by their vectors."""
         near = {"vector": centre.direction, "limit": 6}
         table = make_table(f"nearest to {centre.name} ({centre.iata})", "place", "km", numbers=1)
-        for each in await self.warehouse.find(SOURCES["vectors"], near=near):
+        for each in await self.warehouse.find(SOURCES["vectors"], near=near, isolation="latest"):
             if each["id"] != centre.iata:
                 row = each["metadata"]
                 place = ", ".join(filter(None, [row.get("city"), row.get("state")])) or row["country"]

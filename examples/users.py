@@ -84,7 +84,7 @@ def main() -> None:
         for source in (ACCOUNTS, PROFILES, NODES, VECTORS):
             print(f"{source['entity']}: {len(warehouse.find(source))}")
         print("profiles:", [row["document"] for row in warehouse.find(PROFILES, order_by=["_id"])])
-        near = warehouse.find(VECTORS, near={"vector": [1.0, 0.0, 0.0], "limit": 1})
+        near = warehouse.find(VECTORS, near={"vector": [1.0, 0.0, 0.0], "limit": 1}, isolation="latest")
         print("most alike:", near[0]["id"])
 
 

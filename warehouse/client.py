@@ -185,19 +185,21 @@ class AsyncWarehouse:
         order_by: Sequence[str] | None = None,
         limit: int | None = None,
         offset: int | None = None,
-        isolation: Literal["committed", "latest"] = "latest",
+        isolation: Literal["committed", "latest"] = "committed",
         near: Mapping[str, Any] | None = None,
         lock: bool = False,
         timeout: float | None = None,  # noqa: ASYNC109 - part of the interface
     ) -> list[dict[str, Any]]:
         """The records of `source` that match `where`, as dicts; `order_by=["a", "-b"]`, nulls first.
 
-        `near={"vector": [...], "using": None, "limit": 5}` asks a vector store for the nearest records.
-        `timeout` is in seconds (default: that of transactions); ReadConflict where it runs out.
+        What a transaction has changed that is still on its way to its end is shown as it was before; with
+        `isolation="latest"` the store is read as it is. A find is consistent; two are not one snapshot.
+        `near={"vector": [...], "using": None, "limit": 5}` asks a vector store for the nearest records (`latest`
+        only). `timeout` is in seconds (default: that of transactions); ReadConflict where it runs out.
         """
-        if isolation != "latest":
+        if isolation not in {"committed", "latest"}:
             raise InvalidOperation(
-                f"isolation {isolation!r} is not supported yet", field="isolation", hint="use 'latest'"
+                f"isolation is {isolation!r}", field="isolation", hint="use 'committed' or 'latest'"
             )
         if lock:
             raise InvalidOperation(
@@ -217,7 +219,7 @@ class AsyncWarehouse:
         seconds = self._defaults.timeout if timeout is None else timeout
         try:
             with anyio.fail_after(seconds):
-                return await self._engine.find(source, query)
+                return await self._engine.find(source, query, isolation)
         except TimeoutError as error:
             raise ReadConflict(f"the read took longer than {seconds} s") from error
 

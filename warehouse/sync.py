@@ -120,7 +120,7 @@ class Warehouse:
         order_by: Sequence[str] | None = None,
         limit: int | None = None,
         offset: int | None = None,
-        isolation: Literal["committed", "latest"] = "latest",
+        isolation: Literal["committed", "latest"] = "committed",
         near: Mapping[str, Any] | None = None,
         lock: bool = False,
         timeout: float | None = None,

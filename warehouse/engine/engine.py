@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from warehouse.adapter import Query
 from warehouse.engine.choose import check_step, choose, is_alone
+from warehouse.engine.committed import find_committed
 from warehouse.engine.explain import explain
 from warehouse.engine.keys import Keys, make_idempotency
 from warehouse.engine.lease import Lease
@@ -24,7 +25,7 @@ from warehouse.engine.run import Run
 from warehouse.engine.saga import run_saga
 from warehouse.engine.staged import ended, run_staged
 from warehouse.engine.supervise import Tasks
-from warehouse.errors import OutcomeUnknown, StepFailed, StoreError, UnknownTransaction
+from warehouse.errors import InvalidOperation, OutcomeUnknown, StepFailed, StoreError, UnknownTransaction
 from warehouse.journal.base import Idempotency
 from warehouse.operations import Operation, Source, translate
 from warehouse.records import Record, project
@@ -122,11 +123,20 @@ class Engine:
         """A checked read and who is to run it."""
         return await plan_query(parse_source(source), query, self.registry)
 
-    async def find(self, source: Source | Mapping[str, Any], query: Mapping[str, Any]) -> list[Record]:
-        """Read the store as it is."""
+    async def find(
+        self, source: Source | Mapping[str, Any], query: Mapping[str, Any], isolation: str
+    ) -> list[Record]:
+        """Read what is committed everywhere, or (`latest`) the store as it is."""
         participant, prepared = await self.query(source, query)
+        if isolation == "committed" and prepared.near is not None:
+            raise InvalidOperation(
+                "a search by vector reads the store as it is", field="near", hint="say isolation='latest'"
+            )
         try:
-            records = await participant.adapter.find(prepared)
+            if isolation == "committed":
+                records = await find_committed(self.lease.journal, participant, prepared)
+            else:
+                records = await participant.adapter.find(prepared)
         except StoreError as error:
             error.locate(tag=participant.tag, entity=prepared.info.entity.name)
             raise

@@ -39,6 +39,10 @@ class EntryStep:
     def __post_init__(self) -> None:
         object.__setattr__(self, "body", pack(self.changes))
 
+    @property
+    def entities(self) -> frozenset[Entity]:
+        return frozenset(change.entity for change in self.changes)
+
     def locks(self) -> dict[Lock, tuple[Entity, Key]]:
         """The locks of its changes, each with what it stands for."""
         return locks(self.store, self.changes)
@@ -170,6 +174,14 @@ class Journal(Protocol):
 
     async def sequence(self) -> int:
         """The number of the last transaction that finished. Read it before staging, for `decide`'s check."""
+        ...
+
+    async def touched(self, since: int) -> frozenset[tuple[str, Entity]]:
+        """The entities, by store, that transactions changed which finished after `since`."""
+        ...
+
+    async def unfinished(self, store: str, entity: Entity) -> list[Change]:
+        """What open transactions changed in an entity, in the order of the transactions and their steps."""
         ...
 
     async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:

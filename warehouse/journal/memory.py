@@ -22,6 +22,7 @@ from warehouse.journal.base import (
     State,
     Superseded,
 )
+from warehouse.records import Change, Entity
 
 
 class MemoryJournal:
@@ -36,6 +37,7 @@ class MemoryJournal:
         self._locks: dict[Lock, str] = {}
         self._finished: dict[Lock, int] = {}
         self._sequence = 0
+        self._ended: dict[str, int] = {}
         self._keys: dict[str, tuple[Keyed, float]] = {}
         self._heartbeats: dict[str, Heartbeat] = {}
 
@@ -47,6 +49,23 @@ class MemoryJournal:
 
     async def sequence(self) -> int:
         return self._sequence
+
+    async def touched(self, since: int) -> frozenset[tuple[str, Entity]]:
+        recent = (self._entries[name] for name, number in self._ended.items() if number > since)
+        return frozenset(
+            (step.store, entity) for entry in recent for step in entry.steps for entity in step.entities
+        )
+
+    async def unfinished(self, store: str, entity: Entity) -> list[Change]:
+        return [
+            change
+            for entry in self._entries.values()
+            if entry.state not in FINAL
+            for step in sorted(entry.steps, key=lambda step: step.index)
+            if step.store == store
+            for change in step.changes
+            if change.entity == entity
+        ]
 
     async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:
         return next((RecordLocked(self._locks[item], item) for item in locks if item in self._locks), None)
@@ -99,6 +118,7 @@ class MemoryJournal:
         if state != "completed":
             self._keys = {k: v for k, v in self._keys.items() if v[0].transaction_id != claim.transaction_id}
         self._sequence += 1
+        self._ended[claim.transaction_id] = self._sequence
         for item in [item for item, owner in self._locks.items() if owner == claim.transaction_id]:
             del self._locks[item]
             self._finished[item] = self._sequence
@@ -151,5 +171,6 @@ class MemoryJournal:
                 continue
             if entry.finished < finished:
                 del self._entries[transaction_id]
+                self._ended.pop(transaction_id, None)
             elif entry.finished < images:
                 self._entries[transaction_id] = replace(entry, steps=())

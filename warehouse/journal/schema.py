@@ -52,7 +52,7 @@ transactions = sa.Table(
     sa.Column("state", _TEXT, nullable=False, index=True),
     sa.Column("started", sa.Double, nullable=False),
     sa.Column("finished", sa.Double, index=True),
-    sa.Column("sequence", sa.BigInteger),
+    sa.Column("sequence", sa.BigInteger, index=True),
     sa.Column("tokens", _BYTES, nullable=False),
     sa.Column("detail", _BYTES, nullable=False),
     sa.Column("owner", _TEXT, nullable=False, server_default=""),
@@ -67,6 +67,7 @@ steps = sa.Table(
     sa.Column("tag", sa.Text, nullable=False),
     sa.Column("store", sa.Text, nullable=False),
     sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("entities", _BYTES, nullable=True),
     sa.Column("body", _BYTES, nullable=False),
 )
 locks = sa.Table(
@@ -133,7 +134,7 @@ def _named_lock(connection: sa.Connection) -> Iterator[None]:
 
 def _add_owners(connection: sa.Connection) -> None:
     """From 1 to 2: who a transaction belongs to and how often it was taken over, and the order of undoing."""
-    for column in (transactions.c.owner, transactions.c.epoch, steps.c.priority):
+    for column in (transactions.c.owner, transactions.c.epoch, steps.c.priority, steps.c.entities):
         compiler: Any = connection.dialect.ddl_compiler(
             connection.dialect, sa.schema.CreateTable(column.table)
         )

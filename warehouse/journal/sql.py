@@ -32,6 +32,7 @@ from warehouse.journal.base import (
     ReplyLost,
     State,
 )
+from warehouse.records import Change, Entity
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -125,6 +126,12 @@ class SqlJournal:
 
     async def sequence(self) -> int:
         return await self._read(tables.sequence)
+
+    async def touched(self, since: int) -> frozenset[tuple[str, Entity]]:
+        return await self._read(tables.touched, since)
+
+    async def unfinished(self, store: str, entity: Entity) -> list[Change]:
+        return await self._read(tables.unfinished, store, entity)
 
     async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:
         return await self._read(tables.locked, locks)

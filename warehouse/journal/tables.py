@@ -29,6 +29,7 @@ from warehouse.journal.base import (
 )
 from warehouse.journal.codec import decode, encode
 from warehouse.journal.rows import unpack
+from warehouse.records import Change, Entity
 
 # Of a long list, as many go into one IN (...) as every server takes.
 _CHUNK: Final = 500
@@ -61,6 +62,39 @@ class Duplicate(JournalUnavailable):
 
 def sequence(connection: sa.Connection) -> int:
     return int(connection.scalar(_SEQUENCE) or 0)
+
+
+def touched(connection: sa.Connection, since: int) -> frozenset[tuple[str, Entity]]:
+    columns = schema.steps.c
+    recent = (
+        sa.select(columns.store, columns.entities).distinct().where(schema.transactions.c.sequence > since)
+    )
+    found = connection.execute(
+        recent.join(schema.transactions, schema.transactions.c.id == columns.transaction_id)
+    )
+    return frozenset((row.store, entity) for row in found for entity in _entities(row.entities))
+
+
+def unfinished(connection: sa.Connection, store: str, entity: Entity) -> list[Change]:
+    columns, transaction = schema.steps.c, schema.transactions.c
+    query = (
+        sa.select(columns.entities, columns.body)
+        .join(schema.transactions, transaction.id == columns.transaction_id)
+        .where(columns.store == store, transaction.state.not_in(sorted(FINAL)))
+        .order_by(transaction.started, transaction.id, columns.position)
+    )
+    return [
+        change
+        for row in connection.execute(query)
+        if row.entities is None or entity in _entities(row.entities)
+        for change in unpack(bytes(row.body))
+        if change.entity == entity
+    ]
+
+
+def _entities(body: bytes | None) -> list[Entity]:
+    """The entities of a step; none is told by what an earlier layout left."""
+    return [] if body is None else [Entity(name, kind) for kind, name in decode(bytes(body))]
 
 
 def locked(connection: sa.Connection, locks: Sequence[Lock]) -> RecordLocked | None:
@@ -348,6 +382,7 @@ def _add_steps(connection: sa.Connection, transaction_id: str, steps: Sequence[E
             "tag": step.tag,
             "store": step.store,
             "priority": step.priority,
+            "entities": encode(sorted([entity.kind, entity.name] for entity in step.entities)),
             "body": step.body,
         }
         for step in steps

@@ -288,6 +288,12 @@ class FaultyJournal:
     async def sequence(self) -> int:
         return await self._through("sequence", self.inner.sequence)
 
+    async def touched(self, since: int) -> frozenset[tuple[str, Entity]]:
+        return await self._through("touched", lambda: self.inner.touched(since))
+
+    async def unfinished(self, store: str, entity: Entity) -> list[Change]:
+        return await self._through("unfinished", lambda: self.inner.unfinished(store, entity))
+
     async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:
         return await self._through("locked", lambda: self.inner.locked(locks))
 
