@@ -84,9 +84,16 @@ def _all(conditions: Sequence[Condition]) -> Condition:
     return conditions[0] if len(conditions) == 1 else And(tuple(conditions))
 
 
+def check_path(path: Any) -> None:
+    """Refuse what is no path to a field: names without NUL, joined by dots."""
+    if not isinstance(path, str) or not all(path.split(".")) or "\0" in path:
+        raise InvalidOperation(
+            f"{path!r} is no field", hint="a field is a name, or names joined by dots for what is inside"
+        )
+
+
 def _parse_entry(name: Any, value: Any) -> Condition:
-    if not isinstance(name, str) or not name:
-        raise InvalidOperation(f"field names in `where` are non-empty text, not {name!r}")
+    check_path(name)
     if name in {"$and", "$or"}:
         if not isinstance(value, list | tuple) or not value:
             raise InvalidOperation(f"{name} takes a non-empty list of conditions, not {value!r}", field=name)
@@ -125,13 +132,34 @@ def _parse_operator(path: str, name: str, operand: Any) -> Condition:
         return Not(_parse_field(path, operand))
     if name not in OPERATORS:
         raise InvalidOperation(f"{name} is no operator", field=path, hint=did_you_mean(name, OPERATORS))
+    for part in operand if isinstance(operand, list | tuple) else [operand]:
+        refuse_operators(path, name, part)
     check_operand(path, name, operand)
     return Compare(path, name, operand)
 
 
+def refuse_company(path: str, value: Mapping[str, Any]) -> None:
+    """Raise InvalidOperation where `$ref` or `$literal` has other keys beside it."""
+    for alone in ("$ref", "$literal"):
+        if alone in value and len(value) > 1:
+            raise InvalidOperation(f"{alone} stands alone in its mapping", field=path)
+
+
+def refuse_operators(path: str, name: str, operand: Any) -> None:
+    """Raise InvalidOperation if the operand of `name` is itself an operator: it would be taken for a value."""
+    if isinstance(operand, Mapping) and set(operand) not in ({"$ref"}, {"$literal"}):
+        for inner in operand:
+            if isinstance(inner, str) and inner.startswith("$"):
+                raise InvalidOperation(
+                    f"{name} takes a value, and {inner} is an operator",
+                    field=path,
+                    hint="write {'$literal': ...} if it is a value",
+                )
+
+
 def check_operand(path: str, name: str, operand: Any) -> None:
-    """Raise InvalidOperation if `operand` does not fit operator `name` (an unresolved reference fits all)."""
-    if isinstance(operand, Mapping) and set(operand) == {"$ref"}:
+    """Raise InvalidOperation if `operand` does not fit operator `name` (a reference or literal fits all)."""
+    if isinstance(operand, Mapping) and set(operand) in ({"$ref"}, {"$literal"}):
         return
     if name in _LIST_OPERATORS and not isinstance(operand, list | tuple | set | frozenset):
         raise InvalidOperation(f"{name} takes a list, not {operand!r}", field=path)

@@ -14,6 +14,7 @@ from warehouse.records import Entity
 AdapterType: TypeAlias = Literal["database", "graph", "vector"]
 Data: TypeAlias = dict[str, Any]
 Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9_:@-]+$")]
+Count: TypeAlias = Annotated[int, Field(ge=0, strict=True)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0)]
 
 
@@ -36,8 +37,10 @@ class Source(_Model):
 
     @model_validator(mode="after")
     def _one_target(self) -> Source:
-        if (self.entity is None) == (self.relationship is None):
-            raise ValueError("name either `entity` or `relationship`")
+        if self.entity is None and self.relationship is None:
+            raise ValueError("name the `entity`, or in a graph the `relationship`")
+        if self.entity is not None and self.relationship is not None:
+            raise ValueError("name either `entity` or `relationship`, not both")
         if "\0" in self.target.name:
             raise ValueError("a name cannot contain NUL")
         return self
@@ -53,7 +56,10 @@ class Source(_Model):
 class Expect(_Model):
     """What must be true of a step's outcome, or the step fails."""
 
-    affected_rows: int | dict[Literal["$eq", "$ne", "$gt", "$gte", "$lt", "$lte"], int]
+    affected_rows: (
+        Count
+        | Annotated[dict[Literal["$eq", "$ne", "$gt", "$gte", "$lt", "$lte"], Count], Field(min_length=1)]
+    )
 
 
 class _Step(_Model):
@@ -159,7 +165,7 @@ def parse(operation: Mapping[str, Any] | Operation, step: str) -> Operation:
     if not isinstance(operation, Mapping):
         raise InvalidOperation(f"an operation is a mapping or a model, not {operation!r}", step=step)
     kind = operation.get("operation")
-    if kind not in MODELS:
+    if not isinstance(kind, str) or kind not in MODELS:
         problem = f"is {kind!r}" if "operation" in operation else "is missing"
         hint = did_you_mean(str(kind), MODELS)
         raise InvalidOperation(f"`operation` {problem}", step=step, field="operation", hint=hint)
@@ -178,6 +184,8 @@ def translate(error: ValidationError, model: type[BaseModel], *, step: str | Non
     field = ".".join(names) or None
     if first["type"] == "extra_forbidden":
         known = [_own_name(name) for name in owner.model_fields]
+        if names[-1] in known:
+            return InvalidOperation("it is given twice, in camel case too", step=step, field=field)
         return InvalidOperation(
             f"unknown key {names[-1]!r}", step=step, field=field, hint=did_you_mean(names[-1], known)
         )
@@ -192,6 +200,18 @@ def translate(error: ValidationError, model: type[BaseModel], *, step: str | Non
 # What pydantic can only say in terms of types.
 _TAKES: dict[str, str] = {
     "from": "a mapping, as {'tag': ..., 'entity': ...}",
+    "from.type": "database, graph or vector",
+    "from.tag": "a non-empty text",
+    "from.entity": "a non-empty text",
+    "from.relationship": "a non-empty text",
+    "action": "a non-empty text",
+    "timeout": "a positive number of seconds",
+    "max_retries": "a count from 0",
+    "compensation_priority": "an integer",
+    "allow_fail": "true or false",
+    "critical": "true or false",
+    "all": "true or false",
+    "detach": "true or false",
     "data": "a mapping of fields, or (for new records) a list of such",
     "where": "a mapping of fields to conditions",
     "name": "letters, digits and _ : @ -, at most 120 of them",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import NoneType
 from typing import Any, Final
 
-from warehouse.conditions import equal
+from warehouse.conditions import check_path, equal, refuse_company, refuse_operators
 from warehouse.errors import InvalidOperation, did_you_mean
 from warehouse.records import ABSENT, Effect, Record, get, overlaps, put
 
@@ -38,8 +40,7 @@ def parse(data: Mapping[str, Any]) -> tuple[Assignment, ...]:
         raise InvalidOperation("`data` of an update is a non-empty mapping of fields to values")
     out: list[Assignment] = []
     for name, value in data.items():
-        if not isinstance(name, str) or not name:
-            raise InvalidOperation(f"field names are non-empty text, not {name!r}")
+        check_path(name)
         if name.startswith("$"):
             out += _parse_top(name, value)
         else:
@@ -53,18 +54,22 @@ def _parse_top(name: str, fields: Any) -> list[Assignment]:
     if not isinstance(fields, Mapping) or not fields:
         raise InvalidOperation(f"{name} takes a mapping of fields to values, not {fields!r}", field=name)
     for path in fields:
-        if not isinstance(path, str) or not path or path.startswith("$"):
-            raise InvalidOperation(f"{path!r} is no field name", field=name)
-    return [_checked(Assignment(path, operator, value)) for path, value in fields.items()]
+        check_path(path)
+        if path.startswith("$"):
+            raise InvalidOperation(
+                f"{name} takes a mapping of fields to values, and {path} is an operator", field=name
+            )
+    return [_parsed(path, operator, value) for path, value in fields.items()]
 
 
 def _parse_field(path: str, value: Any) -> Assignment:
     if isinstance(value, Mapping) and set(value) not in ({"$ref"}, {"$literal"}):
         operators = [name for name in value if isinstance(name, str) and name.startswith("$")]
         if operators:
+            refuse_company(path, value)
             if len(value) > 1:
                 raise InvalidOperation("one field takes one update operator", field=path)
-            return _checked(Assignment(path, _operator(operators[0], path), value[operators[0]]))
+            return _parsed(path, _operator(operators[0], path), value[operators[0]])
     return Assignment(path, "$set", value)
 
 
@@ -77,11 +82,25 @@ def _operator(name: str, path: str) -> str:
     return name
 
 
-def _checked(item: Assignment) -> Assignment:
-    if isinstance(item.value, Mapping) and set(item.value) == {"$ref"}:
+def _parsed(path: str, operator: str, value: Any) -> Assignment:
+    """An assignment as written: what a reference or a literal stands for is checked when it is bound."""
+    item = Assignment(path, operator, value)
+    if isinstance(value, Mapping) and set(value) in ({"$ref"}, {"$literal"}):
         return item
+    refuse_operators(path, operator, value)
+    return _checked(item)
+
+
+def _checked(item: Assignment) -> Assignment:
     if item.operator in _NUMERIC and not is_number(item.value):
         raise InvalidOperation(f"{item.operator} takes a number, not {item.value!r}", field=item.path)
+    if item.operator in _NUMERIC and not math.isfinite(item.value):
+        raise InvalidOperation(f"{item.operator} takes a finite number, not {item.value!r}", field=item.path)
+    if item.operator in {"$min", "$max"} and isinstance(item.value, NoneType | list | tuple | Mapping):
+        raise InvalidOperation(
+            f"{item.operator} takes what has an order, as numbers, text and dates, not {item.value!r}",
+            field=item.path,
+        )
     if item.operator in {"$unset", "$currentDate"} and item.value is not True and item.value != "":
         raise InvalidOperation(f"{item.operator} takes true, not {item.value!r}", field=item.path)
     return item

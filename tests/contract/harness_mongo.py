@@ -1,11 +1,19 @@
 from uuid import uuid4
 
 import pymongo
+from bson import Int64
 
 from servers.mongo_peer import MongoPeer
 from warehouse.records import Entity
 from warehouse.testing.harness import Harness
 from warehouse_adapters.mongo import MongoAdapter
+
+
+def _plain(value):
+    """`value` with plain integers: long ones have a type of their own."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return int(value) if isinstance(value, Int64) else value
 
 
 class MongoHarness(Harness):
@@ -30,7 +38,7 @@ class MongoHarness(Harness):
         return Entity(name)
 
     def value(self, field, value):
-        return int(value) if field == "count" else value  # long integers have a type of their own
+        return _plain(value)
 
 
 class MongoServer(MongoHarness):

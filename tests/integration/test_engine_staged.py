@@ -321,7 +321,7 @@ async def test_a_value_that_cannot_be_journaled_fails_its_step():
         pass
 
     async with World() as world:
-        for odd in (Odd(), {1.5: 2}, "\ud800"):
+        for odd in (Odd(), [{1, 2}, Odd()], "\ud800"):
             for pattern in ("staged", "saga"):
                 result = await world.run(
                     insert("a", {"id": 1}), insert("p", {"id": 1, "odd": odd}), pattern=pattern
@@ -1000,7 +1000,7 @@ async def test_a_reference_to_a_step_that_was_let_off():
             insert("p", {"id": 1, "x": ref("maybe.id")}),
         )
         assert (result.status, statuses(result)) == ("compensated", "ff")
-        assert "'maybe.id' names a step that has no output" in result.error
+        assert "'maybe.id' names a step that failed" in result.error
 
 
 async def test_expect_and_allow_fail_are_refused_together():

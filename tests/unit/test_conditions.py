@@ -58,7 +58,7 @@ class TestParse:
             ({"a": {"$like": 1}}, "a", "takes text"),
             ({"a": {"$null": 1}}, "a", "true or false"),
             ({"a": {"$gt": 1, "b": 2}}, "a", "mixed"),
-            ({"": 1}, None, "field names"),
+            ({"": 1}, None, "no field"),
             ([("a", 1)], None, "mapping"),
         ],
     )

@@ -95,7 +95,7 @@ class TestParse:
                 None,
                 "conflict_keys",
             ),
-            ({"operation": "delete", "from": FROM, "all": True, "timeout": 0}, "timeout", "greater than 0"),
+            ({"operation": "delete", "from": FROM, "all": True, "timeout": 0}, "timeout", "positive number"),
             ({"operation": "delete", "from": FROM, "all": True, "name": "a b"}, "name", "letters"),
             (
                 {"operation": "delete", "from": FROM, "all": True, "expect": {"affected_rows": {"$in": 1}}},

@@ -19,29 +19,54 @@ def check_records(operation: Insert | Upsert) -> None:
     """Refuse records whose fields could not be told apart from paths and operators."""
     for record in operation.records:
         for name, value in record.items():
-            if not name or name.startswith("$"):
-                raise InvalidOperation(f"{name!r} is no field name", field=name or "data")
+            if not name or name.startswith("$") or "\0" in name:
+                raise InvalidOperation(f"{name!r} is no field name", field="data")
             if "." in name:
                 raise InvalidOperation(
                     "a record's field cannot have a dot in its name",
                     field=name,
                     hint="write what is nested as a nested mapping",
                 )
-            if isinstance(value, dict) and any(str(key).startswith("$") for key in value):
-                _check_value(name, value)
+            if isinstance(value, dict):
+                if any(str(key).startswith("$") for key in value):
+                    _check_value(name, value)
+                _check_names(name, value)
     if isinstance(operation, Upsert):
         for path in operation.update_fields or ():
             if any(get(record, path) is ABSENT for record in operation.records):
                 raise InvalidOperation("a record lacks this one of its update_fields", field=path)
 
 
+def _check_names(path: str, value: Any) -> None:
+    """Refuse names inside a value that no store could keep."""
+    for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(value, dict) and (not isinstance(name, str) or "\0" in name):
+            raise InvalidOperation(
+                f"{name!r} is no name: those in a mapping are text without NUL", field=path
+            )
+        if isinstance(item, dict | list):
+            _check_names(f"{path}.{name}", item)
+
+
 def _check_value(name: str, value: dict[str, Any]) -> None:
+    conditions.refuse_company(name, value)
     if set(value) not in ({"$ref"}, {"$literal"}):
         raise InvalidOperation(
             f"{next(iter(value))} is not for new records",
             field=name,
             hint="use it in an update, or write {'$literal': ...} if it is a value",
         )
+
+
+def check_paths(operation: StoreOperation) -> None:
+    """Refuse what is no path in any of the lists of fields."""
+    for name in ("returning", "conflict_keys", "update_fields"):
+        for path in getattr(operation, name, None) or ():
+            try:
+                conditions.check_path(path)
+            except InvalidOperation as error:
+                error.locate(field=name)
+                raise
 
 
 def check_type(source: Source, participant: Participant) -> None:

@@ -18,10 +18,12 @@ from warehouse.engine.checks import (
     check_keys,
     check_operation,
     check_operators,
+    check_paths,
     check_records,
     check_type,
+    knows,
 )
-from warehouse.engine.references import references, split, substitute
+from warehouse.engine.references import Reference, reference, references, substitute, substitute_ends
 from warehouse.errors import (
     ConfigError,
     InvalidOperation,
@@ -95,7 +97,9 @@ def make_request(item: Draft, info: EntityInfo, lookup: Callable[[str], Any]) ->
     conflict_keys: tuple[str, ...] = ()
     update_fields = None
     if isinstance(operation, Insert | Upsert):
-        records = tuple(substitute(record, lookup) for record in operation.records)
+        related = operation.from_.relationship is not None
+        fill = substitute_ends if related else substitute
+        records = tuple(fill(record, lookup) for record in operation.records)
     if isinstance(operation, Upsert):
         conflict_keys = operation.conflict_keys or info.key
         update_fields = operation.update_fields
@@ -153,6 +157,7 @@ async def plan(operations: Mapping[str, Operation], registry: Registry, deadline
     with anyio.CancelScope(deadline=deadline):
         for item in drafts:
             steps.append(await check(item, registry))  # noqa: PERF401 - `late` looks at how far this came
+        check_references(steps)
         return steps
     late = StoreUnavailable("it did not answer within the transaction's timeout", hint="raise `timeout`")
     raise _locate(late, drafts[len(steps)].name, drafts[len(steps)].operation)
@@ -169,6 +174,7 @@ def draft(operation: Operation, index: int, names: Sequence[str], registry: Regi
         check_type(operation.from_, participant)
         if participant.settings.read_only:
             raise NotPermitted("the configuration says read_only", hint="write through another tag")
+        check_paths(operation)
         if isinstance(operation, Insert | Upsert) and operation.from_.relationship is None:
             check_records(operation)
         return Draft(
@@ -232,9 +238,39 @@ async def _checked(item: Draft) -> Step:
     )
 
 
-def no_reference(reference: str) -> Any:
+def check_references(steps: Sequence[Step]) -> None:
+    """Refuse a reference to what the step that it names cannot put out."""
+    by_name = {step.name: step for step in steps}
+    for step in steps:
+        if step.refers:
+            for found in map(reference, references(_content(step.operation))):
+                try:
+                    _check_reference(found, by_name[found.step])
+                except WarehouseError as error:
+                    step.locate(error)
+                    raise
+
+
+def _check_reference(found: Reference, target: Step) -> None:
+    operation = target.operation
+    if isinstance(operation, Insert | Upsert):
+        found.check_count(len(operation.records))
+    returning = operation.returning
+    if returning is not None and not any(f"{found.path}.".startswith(f"{item}.") for item in returning):
+        raise InvalidOperation(
+            f"the reference {found.text!r} names a field that `returning` of {target.name} leaves out",
+            hint="name it there",
+        )
+    if not knows(target.info, [found.path]):
+        raise UnknownField(
+            f"the reference {found.text!r} names a field that {target.info.entity.name!r} does not have",
+            hint=did_you_mean(found.path, target.info.fields or ()),
+        )
+
+
+def no_reference(text: str) -> Any:
     """A `lookup` for where there are no other steps."""
-    raise InvalidOperation(f"the reference {reference!r} cannot be used here")
+    raise InvalidOperation(f"the reference {text!r} cannot be used here")
 
 
 def _content(operation: StoreOperation) -> list[Any]:
@@ -262,18 +298,22 @@ def _depends(
                 hint=did_you_mean(name, names),
             )
         out.add(names.index(name))
-    for reference in found:
-        name, _ = split(reference)
+    for text in found:
+        name = reference(text).step
         if name not in names[:index]:
-            problem = "comes later" if name in names else "is not there"
-            raise InvalidOperation(
-                f"the reference {reference!r} names a step that {problem}",
-                hint=did_you_mean(name, names[:index]) if index else "this is the first step",
-            )
+            raise _misdirected(text, name, index, names)
         out.add(names.index(name))
     if index in out:
         raise InvalidOperation("a step cannot come after itself", field="after")
     return frozenset(out)
+
+
+def _misdirected(text: str, name: str, index: int, names: Sequence[str]) -> InvalidOperation:
+    if name == names[index]:
+        return InvalidOperation(f"the reference {text!r} names its own step")
+    problem = "comes later" if name in names else "is not there"
+    hint = did_you_mean(name, names[:index]) if index else "this is the first step"
+    return InvalidOperation(f"the reference {text!r} names a step that {problem}", hint=hint)
 
 
 # Order

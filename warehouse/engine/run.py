@@ -16,7 +16,7 @@ from warehouse.engine.compensate import Done, Terms
 from warehouse.engine.lease import Lease
 from warehouse.engine.options import Options
 from warehouse.engine.plan import Step, in_order, no_reference
-from warehouse.engine.references import split
+from warehouse.engine.references import reference
 from warehouse.engine.retry import Retries
 from warehouse.errors import (
     InvalidOperation,
@@ -29,7 +29,7 @@ from warehouse.errors import (
 from warehouse.journal.base import Claim, Entry, EntryStep, Idempotency, Journal, Lock, ReplyLost, State
 from warehouse.journal.base import locks as step_locks
 from warehouse.operations import Operation
-from warehouse.records import ABSENT, Entity, Key, Record, get
+from warehouse.records import Entity, Key, Record
 from warehouse.registry import Participant
 from warehouse.results import Pattern, Residue, Status
 
@@ -253,18 +253,12 @@ class Run:
                 hint="raise transactions.max_records, or split it",
             )
 
-    def _lookup(self, reference: str) -> Any:
-        name, path = split(reference)
-        state = next(state for state in self.states.values() if state.step.name == name)
-        rows = state.rows()
-        if state.status != "executed" or not rows:
-            raise InvalidOperation(f"the reference {reference!r} names a step that has no output")
-        values = [get(row, path) for row in rows]
-        if any(value is ABSENT for value in values):
-            raise InvalidOperation(
-                f"the reference {reference!r} names a field that is not in the step's output"
-            )
-        return values[0] if len(values) == 1 else values
+    def _lookup(self, text: str) -> Any:
+        found = reference(text)
+        state = next(state for state in self.states.values() if state.step.name == found.step)
+        if state.status != "executed":
+            raise InvalidOperation(f"the reference {text!r} names a step that failed")
+        return found.value(state.rows())
 
     async def find(self, participant: Participant, query: Query) -> list[Record]:
         """Read in the participant's unit: the transaction's own steps are seen."""

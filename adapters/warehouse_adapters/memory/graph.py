@@ -53,7 +53,8 @@ class GraphRules(Rules):
     async def _resolve(self, reader: Reader, end: str, given: Mapping[str, Any]) -> Record:
         """The reference to the one node that `given` means, which stays locked where there are locks."""
         info = await reader.describe(Entity(given["entity"]))
-        nodes = await reader.matching(info, conditions.parse(given["where"]))
+        where = conditions.bind(conditions.parse(given["where"]), conditions.literal)
+        nodes = await reader.matching(info, where)
         if len(nodes) != 1:
             raise StoreError(f"{len(nodes)} nodes match, and a relationship needs one", field=f"{end}.where")
         return {"entity": given["entity"], "key": key_in(info, nodes[0])}

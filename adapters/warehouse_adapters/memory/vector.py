@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from warehouse.adapter import EntityInfo, Query, Request
+from warehouse.config import EntityConfig
 from warehouse.errors import ConstraintViolated, InvalidOperation, did_you_mean
-from warehouse.records import ABSENT, Change, Record, float32, get
+from warehouse.records import ABSENT, Change, Entity, Record, float32, get
 from warehouse.updates import is_number
 from warehouse_adapters.memory.rules import Rules, View
 
@@ -24,15 +26,12 @@ class VectorRules(Rules):
         super().__init__(unique)
         self._dimension = dimension
 
+    def describe(self, entity: Entity, config: EntityConfig) -> EntityInfo:
+        return replace(super().describe(entity, config), fields=_PARTS)
+
     def check(self, request: Request) -> None:
         for record in request.records:
             _check_point(record)
-        for item in request.assignments:
-            head = item.path.partition(".")[0]
-            if head not in _PARTS:
-                raise InvalidOperation(
-                    f"a point has no {head!r}", field=item.path, hint=did_you_mean(head, _PARTS)
-                )
 
     def complete(self, info: EntityInfo, record: Record) -> Record:
         _check_point(record)
@@ -73,14 +72,21 @@ def _check_point(record: Record) -> None:
     for name in record:
         if name not in _PARTS:
             raise InvalidOperation(f"a point has no {name!r}", field=name, hint=did_you_mean(name, _PARTS))
+    number = record.get("id")
+    if isinstance(number, bool | float) or (isinstance(number, int) and number < 0):
+        raise InvalidOperation(f"it takes an unsigned integer, a UUID or text, not {number!r}", field="id")
     if not isinstance(record.get("metadata", {}), Mapping):
         raise InvalidOperation("it takes a mapping", field="metadata")
-    vector = record.get("vector", [])
+    vector = record.get("vector", {})
     parts = vector.values() if isinstance(vector, Mapping) else [vector]
     for part in parts:
         numbers = part.get("values") if isinstance(part, Mapping) else part
-        if not isinstance(numbers, list | tuple) or not all(is_number(number) for number in numbers):
+        if not isinstance(numbers, list | tuple) or not all(map(_is_finite, numbers)) or not part:
             raise InvalidOperation("it takes a list of numbers, or a mapping of named ones", field="vector")
+
+
+def _is_finite(number: Any) -> bool:
+    return is_number(number) and math.isfinite(number)
 
 
 def _single(vector: Any) -> Any:
