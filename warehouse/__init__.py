@@ -32,7 +32,17 @@ from warehouse.errors import (
 )
 from warehouse.interactive import AsyncTransaction
 from warehouse.operations import Call, Delete, Insert, Operation, Source, Update, Upsert, ref
-from warehouse.results import Conflict, Explanation, Recovered, Residue, Rows, StepResult, TransactionResult
+from warehouse.results import (
+    Conflict,
+    Explanation,
+    HistoryItem,
+    Recovered,
+    Residue,
+    Rows,
+    StepResult,
+    TransactionInfo,
+    TransactionResult,
+)
 from warehouse.sync import Transaction, Warehouse
 
 __all__ = [
@@ -45,6 +55,7 @@ __all__ = [
     "ConstraintViolated",
     "Delete",
     "Explanation",
+    "HistoryItem",
     "IdempotencyConflict",
     "Insert",
     "InvalidOperation",
@@ -69,6 +80,7 @@ __all__ = [
     "TransactionError",
     "TransactionExpired",
     "TransactionFailed",
+    "TransactionInfo",
     "TransactionResult",
     "TransientError",
     "UnknownEntity",

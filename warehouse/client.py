@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, Self, TypeAlias, Unpack
+from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack
 
 import anyio
 
 from warehouse.config import load, read
-from warehouse.engine.engine import Engine
+from warehouse.engine.engine import Engine, parse_source
 from warehouse.engine.explain import describe
 from warehouse.engine.lease import Lease
-from warehouse.engine.options import BeginOptions, TransactionOptions, check_option, make_options
+from warehouse.engine.options import BeginOptions, Options, TransactionOptions, check_option, make_options
 from warehouse.engine.recovery import Recovery
 from warehouse.engine.supervise import supervise
 from warehouse.errors import InvalidOperation, ReadConflict
@@ -24,8 +24,17 @@ from warehouse.interactive import AsyncTransaction
 from warehouse.journal import open_journal
 from warehouse.operations import Operation, Source
 from warehouse.registry import Registry
-from warehouse.results import Explanation, ParticipantInfo, Recovered, TransactionResult
+from warehouse.results import (
+    Explanation,
+    HistoryItem,
+    ParticipantInfo,
+    Recovered,
+    State,
+    TransactionInfo,
+    TransactionResult,
+)
 
+T = TypeVar("T")
 Operations: TypeAlias = Sequence[Mapping[str, Any] | Operation]
 AnySource: TypeAlias = Source | Mapping[str, Any]
 
@@ -97,6 +106,7 @@ class AsyncWarehouse:
                 await asyncio.wait(self._engine.running)
             if self._opened:
                 self._opened = False
+                await self._engine.archive.flush()
                 await self._stop_recovering()
                 await self._engine.lease.stop()
                 await self._registry.close()
@@ -153,6 +163,55 @@ class AsyncWarehouse:
         check_option("timeout", timeout)
         await self.open()
         return await self._engine.wait(transaction_id, timeout)
+
+    async def undo(
+        self, transaction_id: str, on_conflict: Literal["refuse", "skip", "force"] = "refuse"
+    ) -> TransactionResult:
+        """Undo a completed transaction, as a transaction of its own.
+
+        Where somebody changed a field since, `refuse` undoes nothing (the result is `compensated`), `skip` undoes
+        all but those fields, `force` overwrites them; `result.conflicts` lists them. Undoing twice changes nothing.
+        Raises UnknownTransaction, AlreadyFinished where it did not complete.
+        """
+        await self.open()
+        return await self._supervised(
+            lambda: self._engine.archive.undo(transaction_id, on_conflict, self._options())
+        )
+
+    async def resolve(
+        self, transaction_id: str, how: Literal["retry", "force", "accept"]
+    ) -> TransactionResult:
+        """Settle a failed transaction: undo again what is left (`retry`), whoever changed it (`force`), or leave it.
+
+        It is then no longer `failed`, unless `retry` met conflicts. Raises UnknownTransaction, AlreadyFinished.
+        """
+        await self.open()
+        return await self._supervised(
+            lambda: self._engine.archive.resolve(transaction_id, how, self._options())
+        )
+
+    async def transactions(
+        self, status: State | Sequence[State] | None = None, limit: int = 100
+    ) -> list[TransactionInfo]:
+        """The last transactions in the journal (of this status), newest first, without their changes."""
+        await self.open()
+        return await self._engine.archive.transactions(status, limit)
+
+    async def show(self, transaction_id: str) -> TransactionInfo:
+        """One transaction with all that it changed. Raises UnknownTransaction."""
+        await self.open()
+        return await self._engine.archive.show(transaction_id)
+
+    async def history(self, source: AnySource, key: Mapping[str, Any], limit: int = 100) -> list[HistoryItem]:
+        """What transactions changed of one record, newest first; `key` names every field of its key."""
+        await self.open()
+        return await self._engine.archive.history(parse_source(source), key, limit)
+
+    def _options(self) -> Options:
+        return make_options(self._defaults, {}, TransactionOptions)
+
+    async def _supervised(self, work: Callable[[], Awaitable[T]]) -> T:
+        return await supervise(work, self._defaults.grace, self._engine.running)
 
     async def recover(self) -> list[Recovered]:
         """Bring to an end what processes left open that are dead; returns what was found, and how it ended.

@@ -128,6 +128,7 @@ class AsyncTransaction:
         finally:
             await rollback(self._run)
             self._run.release()
+            self._engine.archive.remember(self._run)
             if self._run.status is not None:
                 self._result = result(self._run)
 

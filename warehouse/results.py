@@ -13,6 +13,7 @@ from warehouse.errors import StepFailed, TransactionCompensated, TransactionFail
 
 Status: TypeAlias = Literal["completed", "compensated", "failed"]
 StepStatus: TypeAlias = Literal["completed", "compensated", "failed", "skipped"]
+State: TypeAlias = Literal["committing", "running", "compensating", "completed", "compensated", "failed"]
 Pattern: TypeAlias = Literal["staged", "saga", "two_phase_commit"]
 Reason: TypeAlias = Literal["conflict", "constraint", "kept", "call", "unreachable"]
 
@@ -221,3 +222,49 @@ class Recovered(_Model):
     status: Status | None
     residue: list[Residue] = Field(default_factory=list)
     error: str | None = None
+
+
+class ChangeInfo(_Model):
+    """What a step did to one record: its images before and after (None: no record)."""
+
+    entity: str
+    key: Annotated[dict[str, Any], PlainSerializer(plain, when_used="json")]
+    action: Literal["inserted", "updated", "deleted"]
+    before: Annotated[dict[str, Any] | None, PlainSerializer(plain, when_used="json")] = None
+    after: Annotated[dict[str, Any] | None, PlainSerializer(plain, when_used="json")] = None
+
+
+class StepInfo(_Model):
+    """A step of a transaction in the journal, and what it changed."""
+
+    name: str
+    tag: str
+    changes: list[ChangeInfo] = Field(default_factory=list)
+
+
+class TransactionInfo(_Model):
+    """A transaction in the journal. `started` and `finished` are in UTC; lists leave out the `steps`.
+
+    `resolved` tells how somebody settled it after it had failed.
+    """
+
+    transaction_id: str
+    name: str | None = None
+    status: State
+    pattern: Pattern
+    started: datetime
+    finished: datetime | None = None
+    steps: list[StepInfo] = Field(default_factory=list)
+    residue: list[Residue] = Field(default_factory=list)
+    resolved: str | None = None
+
+
+class HistoryItem(ChangeInfo):
+    """One change of a record: in which step of which transaction, when (UTC), and how that ended."""
+
+    transaction_id: str
+    name: str | None = None
+    status: State
+    step: str
+    tag: str
+    at: datetime

@@ -22,7 +22,16 @@ from warehouse.engine.options import BeginOptions, TransactionOptions
 from warehouse.errors import InvalidOperation
 from warehouse.interactive import AsyncTransaction
 from warehouse.operations import AdapterType
-from warehouse.results import Explanation, ParticipantInfo, Recovered, Rows, TransactionResult
+from warehouse.results import (
+    Explanation,
+    HistoryItem,
+    ParticipantInfo,
+    Recovered,
+    Rows,
+    State,
+    TransactionInfo,
+    TransactionResult,
+)
 
 T = TypeVar("T")
 # Connections inherited through a fork belong to the parent: they are kept from being closed here.
@@ -100,6 +109,30 @@ class Warehouse:
     def wait(self, transaction_id: str, timeout: float | None = None) -> TransactionResult:
         """How a transaction ended whose end could not be told; see `AsyncWarehouse.wait`."""
         return self._call(lambda inner: inner.wait(transaction_id, timeout))
+
+    def undo(
+        self, transaction_id: str, on_conflict: Literal["refuse", "skip", "force"] = "refuse"
+    ) -> TransactionResult:
+        """Undo a completed transaction, as a transaction of its own; see `AsyncWarehouse.undo`."""
+        return self._call(lambda inner: inner.undo(transaction_id, on_conflict))
+
+    def resolve(self, transaction_id: str, how: Literal["retry", "force", "accept"]) -> TransactionResult:
+        """Settle a failed transaction; see `AsyncWarehouse.resolve`."""
+        return self._call(lambda inner: inner.resolve(transaction_id, how))
+
+    def transactions(
+        self, status: State | Sequence[State] | None = None, limit: int = 100
+    ) -> list[TransactionInfo]:
+        """The last transactions in the journal, newest first; see `AsyncWarehouse.transactions`."""
+        return self._call(lambda inner: inner.transactions(status, limit))
+
+    def show(self, transaction_id: str) -> TransactionInfo:
+        """One transaction with all that it changed; see `AsyncWarehouse.show`."""
+        return self._call(lambda inner: inner.show(transaction_id))
+
+    def history(self, source: AnySource, key: Mapping[str, Any], limit: int = 100) -> list[HistoryItem]:
+        """What transactions changed of one record, newest first; see `AsyncWarehouse.history`."""
+        return self._call(lambda inner: inner.history(source, key, limit))
 
     def recover(self) -> list[Recovered]:
         """Bring to an end what dead processes left open; see `AsyncWarehouse.recover`."""

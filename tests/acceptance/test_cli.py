@@ -193,3 +193,70 @@ def test_recover_says_what_it_cannot_end(warehouse, tmp_path):
     assert "no adapter reaches the store of step 'step_1', which had the tag 'more'" in done.stderr
     (tmp_path / "warehouse.toml").write_text(text)
     assert warehouse("recover").returncode == 0
+
+
+DOING = """
+from warehouse import Warehouse
+
+with Warehouse.from_config("warehouse.toml") as warehouse:
+    place = {"tag": "rows", "entity": "things"}
+    first = warehouse.transaction(
+        [
+            {"operation": "insert", "from": place, "data": {"id": 1, "name": "one"}},
+            {"operation": "insert", "from": {"tag": "more", "entity": "things"}, "data": {"id": 1}},
+        ],
+        name="orders",
+    )
+    second = warehouse.transaction(
+        [{"operation": "update", "from": place, "where": {"id": 1}, "data": {"name": "two [bold]"}}]
+    )
+    print(first.transaction_id, second.transaction_id)
+"""
+
+
+def test_transactions_are_listed_shown_and_undone(warehouse, tmp_path):
+    (tmp_path / "warehouse.toml").write_text(
+        '[journal]\nurl = "sqlite:///journal.db"\n'
+        '[adapters.rows]\nadapter = "sql"\nurl = "sqlite:///rows.db"\n'
+        '[adapters.more]\nadapter = "sql"\nurl = "sqlite:///more.db"\n'
+    )
+    for name in ("rows", "more"):
+        with closing(sqlite3.connect(tmp_path / f"{name}.db")) as connection, connection:
+            connection.execute("CREATE TABLE things (id INTEGER PRIMARY KEY, name TEXT)")
+    done = subprocess.run(
+        [sys.executable, "-c", DOING], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    first, second = done.stdout.split()
+
+    listed = warehouse("transactions")
+    assert listed.returncode == 0
+    assert [line.split()[1] for line in listed.stdout.splitlines() if "completed" in line] == [second, first]
+    assert "orders" in listed.stdout
+    assert (
+        json.loads(warehouse("transactions", "--json", "--limit", "1").stdout)[0]["transaction_id"] == second
+    )
+    assert "no transactions" in warehouse("transactions", "--status", "failed").stdout
+    assert "did you mean 'failed'" in warehouse("transactions", "--status", "faild").stderr
+
+    shown = warehouse("show", second).stdout
+    assert 'updated things {"id": 1}' in shown
+    assert 'name: "one" -> "two [bold]"' in shown
+    assert json.loads(warehouse("show", first, "--json").stdout)["steps"][1]["tag"] == "more"
+
+    history = warehouse("history", "rows", "things", "id=1").stdout
+    assert [line.split()[3] for line in history.splitlines() if " by " in line] == ["updated", "inserted"]
+    assert "not of the form field=value" in warehouse("history", "rows", "things", "1").stderr
+
+    refused = warehouse("undo", first)
+    assert refused.returncode == 1
+    assert "field 'name' - conflict: expected 'one', found 'two [bold]'" in refused.stderr
+    undone = warehouse("undo", second)
+    assert (undone.returncode, undone.stderr) == (0, "")
+    assert warehouse("undo", first).returncode == 0
+    with closing(sqlite3.connect(tmp_path / "rows.db")) as connection:
+        assert connection.execute("SELECT * FROM things").fetchall() == []
+
+    unknown = warehouse("undo", "nobody")
+    assert (unknown.returncode, unknown.stderr) == (1, "error: the journal has no transaction 'nobody'\n")
+    assert "not failed" in warehouse("resolve", first, "--accept").stderr
+    assert warehouse("resolve", first).returncode == 2

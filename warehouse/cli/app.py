@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +12,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from warehouse.cli.archive import (
+    list_transactions,
+    parse_key,
+    show_history,
+    show_result,
+    show_transaction,
+)
 from warehouse.cli.check import examine, show, write_json
 from warehouse.cli.recover import recover
 from warehouse.config import read
 from warehouse.errors import ConfigError, WarehouseError
+from warehouse.sync import Warehouse
 
 app = typer.Typer(
     name="warehouse",
@@ -22,6 +33,38 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+Config = Annotated[
+    Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration, a TOML file.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="The transaction's id.")]
+DEFAULT = Path("warehouse.toml")
+
+
+class OnConflict(enum.StrEnum):
+    """What undo does with what somebody changed since."""
+
+    refuse = "refuse"
+    skip = "skip"
+    force = "force"
+
+
+@contextmanager
+def _opened(config: Path) -> Iterator[tuple[Warehouse, Console, Console]]:
+    """An open Warehouse, and where to print results and errors. Exits with 1 after an error of ours."""
+    out, errors = (
+        Console(soft_wrap=True, highlight=False),
+        Console(stderr=True, soft_wrap=True, highlight=False),
+    )
+    try:
+        given = read(config)
+        given["journal"] = {**given.get("journal", {}), "recover": "manual"}
+        with Warehouse(**given) as warehouse:
+            yield warehouse, out, errors
+    except WarehouseError as error:
+        errors.print(f"error: {error}", markup=False, style="red")
+        raise typer.Exit(1) from None
 
 
 def _version(wanted: bool) -> None:
@@ -45,9 +88,7 @@ def options(
     epilog="Exits with 0 if all is well, with 1 after any error. No password is ever shown.",
 )
 def check(
-    config: Annotated[
-        Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration, a TOML file.")
-    ] = Path("warehouse.toml"),
+    config: Config = DEFAULT,
     *,
     json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
 ) -> None:
@@ -77,9 +118,7 @@ def check(
     epilog="Exits with 0 if nothing is left open by the dead, with 1 if something is, or after any error.",
 )
 def recover_command(
-    config: Annotated[
-        Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration, a TOML file.")
-    ] = Path("warehouse.toml"),
+    config: Config = DEFAULT,
     *,
     watch: Annotated[bool, typer.Option("--watch", help="Go on looking until interrupted.")] = False,
 ) -> None:
@@ -98,3 +137,103 @@ def recover_command(
         raise typer.Exit(0) from None
     if not done:
         raise typer.Exit(1)
+
+
+@app.command(name="transactions", short_help="List the last transactions of the journal.")
+def transactions_command(
+    config: Config = DEFAULT,
+    *,
+    status: Annotated[
+        list[str] | None, typer.Option("--status", help="Only of this status; may be repeated.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 20,
+    json: Json = False,
+) -> None:
+    """List the last transactions of the journal, newest first.
+
+    The statuses are committing, running, compensating (they are open); completed, compensated, failed.
+    """
+    with _opened(config) as (warehouse, out, _):
+        found = warehouse.transactions(status or None, limit)  # type: ignore[arg-type]
+        if json:
+            out.print_json(data=[item.model_dump(mode="json", exclude={"steps"}) for item in found])
+        else:
+            list_transactions(found, out)
+
+
+@app.command(name="show", short_help="Show all that one transaction changed.")
+def show_command(transaction: Id, config: Config = DEFAULT, *, json: Json = False) -> None:
+    """Show one transaction: every record that it changed, before and after, and what was left over."""
+    with _opened(config) as (warehouse, out, _):
+        found = warehouse.show(transaction)
+        if json:
+            out.print_json(found.model_dump_json())
+        else:
+            show_transaction(found, out)
+
+
+@app.command(name="history", short_help="Show what was changed of one record.")
+def history_command(
+    tag: Annotated[str, typer.Argument(help="The tag of its store.")],
+    entity: Annotated[str, typer.Argument(help="Its table, collection, label or relationship type.")],
+    key: Annotated[
+        list[str], typer.Argument(metavar="FIELD=VALUE...", help="Its key; values are JSON or text.")
+    ],
+    config: Config = DEFAULT,
+    *,
+    relationship: Annotated[bool, typer.Option("--relationship", help="It is a relationship.")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Of at most so many transactions.")] = 20,
+    json: Json = False,
+) -> None:
+    """Show what transactions changed of one record, newest first."""
+    with _opened(config) as (warehouse, out, _):
+        source = {"tag": tag, "relationship" if relationship else "entity": entity}
+        found = warehouse.history(source, parse_key(key), limit)
+        if json:
+            out.print_json(data=[item.model_dump(mode="json") for item in found])
+        else:
+            show_history(found, out)
+
+
+@app.command(name="undo", short_help="Undo a completed transaction.")
+def undo_command(
+    transaction: Id,
+    config: Config = DEFAULT,
+    *,
+    on_conflict: Annotated[
+        OnConflict, typer.Option("--on-conflict", help="What to do with what somebody changed since.")
+    ] = OnConflict.refuse,
+) -> None:
+    """Undo a completed transaction, as a transaction of its own.
+
+    Where somebody changed a field since, nothing is undone (refuse), all but such fields (skip), or everything
+    (force). Exits with 1 if nothing was undone.
+    """
+    with _opened(config) as (warehouse, out, errors):
+        result = warehouse.undo(transaction, on_conflict.value)
+        show_result(result, out, errors)
+        if not result.ok:
+            raise typer.Exit(1)
+
+
+@app.command(name="resolve", short_help="Settle a failed transaction.")
+def resolve_command(
+    transaction: Id,
+    config: Config = DEFAULT,
+    *,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Undo again what is left, but no conflicts.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Undo what is left, whoever changed it since.")
+    ] = False,
+    accept: Annotated[bool, typer.Option("--accept", help="Leave everything as it is.")] = False,
+) -> None:
+    """Settle a failed transaction, which `warehouse transactions --status failed` lists: one of the three ways."""
+    chosen = [name for name, given in (("retry", retry), ("force", force), ("accept", accept)) if given]
+    if len(chosen) != 1:
+        raise typer.BadParameter("give one of --retry, --force and --accept")
+    with _opened(config) as (warehouse, out, errors):
+        result = warehouse.resolve(transaction, chosen[0])  # type: ignore[arg-type]
+        show_result(result, out, errors)
+        out.print(f"now: {warehouse.show(transaction).status}")

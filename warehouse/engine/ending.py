@@ -41,6 +41,23 @@ class Journaled:
         return await self.participant.adapter.describe(entity)
 
 
+async def reach(registry: Registry, step: EntryStep) -> Participant:
+    """Who reaches the store that a step was made in: the tag of then, or another. Raises NotYet."""
+    problem = f"no adapter reaches the store of step {step.name!r}, which had the tag {step.tag!r}"
+    for tag in sorted(registry.tags, key=lambda tag: tag != step.tag):
+        try:
+            participant = await registry.connected(tag)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it cannot be reached now
+            if tag == step.tag:
+                problem = f"{tag} cannot be reached: {error}"
+            continue
+        if participant.identity == step.store:
+            return participant
+        if tag == step.tag:
+            problem = f"{tag} now reaches another store than the one that step {step.name!r} changed"
+    raise NotYet(problem, step=step.name, tag=step.tag)
+
+
 class Ending:
     """The end of one transaction, which is ours by `entry.claim`.
 
@@ -64,30 +81,13 @@ class Ending:
 
     async def run(self) -> Recovered:
         """End it: forward where it was decided, backward where it was not, or where forward is impossible."""
-        self._steps = [Journaled(step, await self._find(step)) for step in self._entry.steps]
+        self._steps = [Journaled(step, await reach(self._registry, step)) for step in self._entry.steps]
         await anyio.sleep(
             max((step.participant.adapter.capabilities.settle for step in self._steps), default=0)
         )
         if self._entry.state == "committing" and await self._forward():
             return await self._finish("completed", [])
         return await self._backward()
-
-    async def _find(self, step: EntryStep) -> Participant:
-        """Who reaches the store that the step was made in: the tag of then, or another. Raises NotYet."""
-        problem = f"no adapter reaches the store of step {step.name!r}, which had the tag {step.tag!r}"
-        tags = [tag for tag in self._registry.tags if tag == step.tag]
-        for tag in tags + [tag for tag in self._registry.tags if tag != step.tag]:
-            try:
-                participant = await self._registry.connected(tag)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it cannot be reached now
-                if tag == step.tag:
-                    problem = f"{tag} cannot be reached: {error}"
-                continue
-            if participant.identity == step.store:
-                return participant
-            if tag == step.tag:
-                problem = f"{tag} now reaches another store than the one that step {step.name!r} changed"
-        raise NotYet(problem, step=step.name, tag=step.tag)
 
     # Forward
 
@@ -180,13 +180,11 @@ class Ending:
         return await self._finish("failed" if residue else "compensated", residue)
 
     def _last_first(self) -> list[Done]:
-        """What to undo, in order. Where the journal says how many changes of each step were made: those."""
-        made = self._entry.detail.get("made")
+        """What to undo, in order."""
+        changes = {step.index: made for step, made in self._entry.made()}
         steps = sorted(self._steps, key=lambda step: (step.entry.priority, step.entry.index), reverse=True)
         return [
-            Done(step, changes, known=False)
-            for step in steps
-            if (changes := step.entry.changes[: None if made is None else made.get(str(step.entry.index), 0)])
+            Done(step, changes[step.entry.index], known=False) for step in steps if changes[step.entry.index]
         ]
 
     async def _meet_inserts(self, steps: Sequence[Journaled]) -> None:

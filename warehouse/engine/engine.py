@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from warehouse.adapter import Query
+from warehouse.engine.archive import Archive
 from warehouse.engine.choose import check_step, choose, is_alone
 from warehouse.engine.committed import find_committed
 from warehouse.engine.explain import explain
@@ -40,6 +41,7 @@ class Engine:
         self.registry = registry
         self.lease = lease
         self.running: Tasks = set()
+        self.archive = Archive(registry, lease)
         self._keys = Keys()
 
     async def wait(self, transaction_id: str, seconds: float | None) -> TransactionResult:
@@ -84,6 +86,7 @@ class Engine:
             await (run_saga if run.pattern == "saga" else run_staged)(run, steps)
         finally:
             run.release()
+        self.archive.remember(run)
         return result(run)
 
     async def explain(

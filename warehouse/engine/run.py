@@ -26,12 +26,12 @@ from warehouse.errors import (
     StoreError,
     WarehouseError,
 )
-from warehouse.journal.base import Claim, Entry, EntryStep, Idempotency, Journal, Lock, ReplyLost, State
+from warehouse.journal.base import Claim, Entry, EntryStep, Idempotency, Journal, Lock, ReplyLost
 from warehouse.journal.base import locks as step_locks
 from warehouse.operations import Operation
 from warehouse.records import Entity, Key, Record
 from warehouse.registry import Participant
-from warehouse.results import Pattern, Residue, Status
+from warehouse.results import Pattern, Residue, State, Status
 
 _COMPARE = {
     "$eq": int.__eq__,
@@ -104,6 +104,7 @@ class Run:
         self.journal: Journal = lease.journal
         self.pattern: Pattern = pattern
         self.idempotency: Idempotency | None = None
+        self.alone: list[OpenUnit] = []  # what committed without the journal
         self.started = started
         self.since = 0
         self.patience = options.lock_timeout

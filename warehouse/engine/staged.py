@@ -19,8 +19,8 @@ from warehouse.engine.retry import back_off
 from warehouse.engine.run import OpenUnit, Run, StepState, locks, unknown
 from warehouse.engine.stage import stage
 from warehouse.errors import JournalUnavailable, StepFailed, StoreError, TransactionConflict
-from warehouse.journal.base import FINAL, Entry, Journal, RecordLocked, ReplyLost, State, Superseded
-from warehouse.results import Residue
+from warehouse.journal.base import FINAL, Entry, Journal, RecordLocked, ReplyLost, Superseded
+from warehouse.results import Residue, State
 
 # Two transactions that stage several stores side by side may each hold what the other waits for, and no store
 # can see that. So the first attempt waits only so many seconds for a lock; the next ones go store by store.
@@ -119,6 +119,7 @@ async def _commit_alone(run: Run, changed: Sequence[OpenUnit]) -> StepFailed | N
             raise unknown(run, text, journaled=False) from error
         if error is not None:
             return run.fail(opened.steps[-1], error, error.__cause__ or error)
+        run.alone.append(opened)
     run.end("completed")
     return None
 

@@ -6,15 +6,14 @@ import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from warehouse.errors import TransactionConflict, WarehouseError
 from warehouse.journal.codec import encode
 from warehouse.journal.rows import pack
 from warehouse.records import Change, Entity, Key
-from warehouse.results import Pattern
+from warehouse.results import Pattern, State
 
-State: TypeAlias = Literal["committing", "running", "compensating", "completed", "compensated", "failed"]
 FINAL: frozenset[State] = frozenset({"completed", "compensated", "failed"})
 PRUNED: frozenset[State] = frozenset({"completed", "compensated"})
 Lock: TypeAlias = bytes
@@ -105,6 +104,14 @@ class Entry:
     @property
     def claim(self) -> Claim:
         return Claim(self.transaction_id, self.epoch)
+
+    def made(self) -> list[tuple[EntryStep, tuple[Change, ...]]]:
+        """What was made, or may have been, by step. Where the journal says how many of a step's changes: those."""
+        counts = self.detail.get("made")
+        return [
+            (step, step.changes[: None if counts is None else counts.get(str(step.index), 0)])
+            for step in self.steps
+        ]
 
     def locks(self) -> list[Lock]:
         return list({item: None for step in self.steps for item in step.locks()})
@@ -233,6 +240,22 @@ class Journal(Protocol):
 
     async def entries(self, states: Iterable[State] | None = None) -> list[Entry]:
         """The transactions (in these states), oldest first, with their steps."""
+        ...
+
+    async def recent(self, states: Iterable[State] | None, limit: int) -> list[Entry]:
+        """The last transactions (in these states), newest first, without their steps."""
+        ...
+
+    async def of_record(self, lock: Lock, limit: int) -> list[Entry]:
+        """The last transactions that changed a record, newest first, with their steps."""
+        ...
+
+    async def note(self, entries: Sequence[Entry]) -> None:
+        """Record transactions that have ended without the journal, for their history."""
+        ...
+
+    async def resolve(self, transaction_id: str, state: State, detail: dict[str, Any]) -> bool:
+        """Give a `failed` transaction another end; false where it is not failed (any more)."""
         ...
 
     async def claims(self) -> dict[Claim, str]:

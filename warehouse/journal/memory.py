@@ -19,10 +19,10 @@ from warehouse.journal.base import (
     KeyTaken,
     Lock,
     RecordLocked,
-    State,
     Superseded,
 )
 from warehouse.records import Change, Entity
+from warehouse.results import State
 
 
 class MemoryJournal:
@@ -148,6 +148,24 @@ class MemoryJournal:
     async def entries(self, states: Iterable[State] | None = None) -> list[Entry]:
         wanted = None if states is None else set(states)
         return [entry for entry in self._entries.values() if wanted is None or entry.state in wanted]
+
+    async def recent(self, states: Iterable[State] | None, limit: int) -> list[Entry]:
+        found = sorted(await self.entries(states), key=lambda entry: entry.started, reverse=True)
+        return [replace(entry, steps=()) for entry in found[:limit]]
+
+    async def of_record(self, lock: Lock, limit: int) -> list[Entry]:
+        found = [entry for entry in self._entries.values() if lock in entry.locks()]
+        return sorted(found, key=lambda entry: entry.started, reverse=True)[:limit]
+
+    async def note(self, entries: Sequence[Entry]) -> None:
+        self._entries.update({entry.transaction_id: entry for entry in entries})
+
+    async def resolve(self, transaction_id: str, state: State, detail: dict[str, Any]) -> bool:
+        entry = self._entries.get(transaction_id)
+        if entry is None or entry.state != "failed":
+            return False
+        self._entries[transaction_id] = replace(entry, state=state, detail={**entry.detail, **detail})
+        return True
 
     async def claims(self) -> dict[Claim, str]:
         return {entry.claim: entry.owner for entry in self._entries.values() if entry.state not in FINAL}

@@ -50,7 +50,7 @@ transactions = sa.Table(
     sa.Column("name", sa.Text),
     sa.Column("pattern", _TEXT, nullable=False),
     sa.Column("state", _TEXT, nullable=False, index=True),
-    sa.Column("started", sa.Double, nullable=False),
+    sa.Column("started", sa.Double, nullable=False, index=True),
     sa.Column("finished", sa.Double, index=True),
     sa.Column("sequence", sa.BigInteger, index=True),
     sa.Column("tokens", _BYTES, nullable=False),
@@ -84,6 +84,12 @@ finished = sa.Table(
 )
 
 
+records = sa.Table(
+    "warehouse_records",
+    metadata,
+    sa.Column("record", _LOCK, primary_key=True),
+    sa.Column("transaction_id", _TEXT, primary_key=True, index=True),
+)
 keys = sa.Table(
     "warehouse_keys",
     metadata,

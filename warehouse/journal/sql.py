@@ -30,9 +30,9 @@ from warehouse.journal.base import (
     Lock,
     RecordLocked,
     ReplyLost,
-    State,
 )
 from warehouse.records import Change, Entity
+from warehouse.results import State
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -148,6 +148,12 @@ class SqlJournal:
     async def is_mine(self, claim: Claim) -> bool:
         return await self._read(tables.is_mine, claim)
 
+    async def recent(self, states: Iterable[State] | None, limit: int) -> list[Entry]:
+        return await self._read(tables.recent, states, limit)
+
+    async def of_record(self, lock: Lock, limit: int) -> list[Entry]:
+        return await self._read(tables.of_record, lock, limit)
+
     async def claims(self) -> dict[Claim, str]:
         return await self._read(tables.claims)
 
@@ -190,6 +196,12 @@ class SqlJournal:
 
     async def finish(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
         await self._write(tables.finish, claim, state, detail)
+
+    async def note(self, entries: Sequence[Entry]) -> None:
+        await self._write(tables.note, entries)
+
+    async def resolve(self, transaction_id: str, state: State, detail: dict[str, Any]) -> bool:
+        return await self._write(tables.resolve, transaction_id, state, detail)
 
     async def take_over(self, claim: Claim, owner: str) -> Claim | None:
         return await self._write(tables.take_over, claim, owner)

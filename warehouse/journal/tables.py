@@ -24,12 +24,12 @@ from warehouse.journal.base import (
     KeyTaken,
     Lock,
     RecordLocked,
-    State,
     Superseded,
 )
 from warehouse.journal.codec import decode, encode
 from warehouse.journal.rows import unpack
 from warehouse.records import Change, Entity
+from warehouse.results import State
 
 # Of a long list, as many go into one IN (...) as every server takes.
 _CHUNK: Final = 500
@@ -129,6 +129,33 @@ def is_mine(connection: sa.Connection, claim: Claim) -> bool:
     return row is not None and row.state not in FINAL and row.epoch == claim.epoch
 
 
+def recent(connection: sa.Connection, states: Iterable[State] | None, limit: int) -> list[Entry]:
+    columns = schema.transactions.c
+    query = sa.select(schema.transactions).order_by(columns.started.desc(), columns.id).limit(limit)
+    if states is not None:
+        query = query.where(columns.state.in_(list(states)))
+    found = [_entry(row, []) for row in connection.execute(query)]
+    return [entry for entry in found if _TOMBSTONE not in entry.detail]
+
+
+def of_record(connection: sa.Connection, lock: Lock, limit: int) -> list[Entry]:
+    columns = schema.transactions.c
+    touched = sa.select(schema.records.c.transaction_id).where(schema.records.c.record == lock)
+    query = sa.select(columns.id).where(columns.id.in_(touched)).order_by(columns.started.desc(), columns.id)
+    names = list(connection.scalars(query.limit(limit)))
+    return [found for name in names if (found := entry(connection, name)) is not None]
+
+
+def resolve(connection: sa.Connection, transaction_id: str, state: State, detail: dict[str, Any]) -> bool:
+    row = connection.execute(_ROW, {"mine": transaction_id}).first()
+    if row is None or row.state != "failed":
+        return False
+    columns = schema.transactions.c
+    failed = schema.transactions.update().where(columns.id == transaction_id, columns.state == "failed")
+    merged = encode({**decode(bytes(row.detail)), **detail})
+    return connection.execute(failed.values(state=state, detail=merged)).rowcount == 1
+
+
 def claims(connection: sa.Connection) -> dict[Claim, str]:
     columns = schema.transactions.c
     unfinished = sa.select(columns.id, columns.epoch, columns.owner).where(
@@ -182,7 +209,24 @@ def _entry(row: Any, steps: list[EntryStep]) -> Entry:
 
 
 def decide(connection: sa.Connection, entry: Entry, since: int) -> None:
-    values = {
+    _insert_transaction(connection, _values(entry))
+    if entry.idempotency is not None:
+        _claim_key(connection, entry.transaction_id, entry.idempotency)
+    locks = list(entry.locks())
+    _take(connection, entry.transaction_id, locks, since)
+    _add_steps(connection, entry.transaction_id, entry.steps)
+    _add_records(connection, entry.transaction_id, locks)
+
+
+def note(connection: sa.Connection, entries: Sequence[Entry]) -> None:
+    for entry in entries:
+        _insert_transaction(connection, {**_values(entry), "finished": entry.finished})
+        _add_steps(connection, entry.transaction_id, entry.steps)
+        _add_records(connection, entry.transaction_id, list(entry.locks()))
+
+
+def _values(entry: Entry) -> dict[str, Any]:
+    return {
         "id": entry.transaction_id,
         "name": entry.name,
         "pattern": entry.pattern,
@@ -193,11 +237,13 @@ def decide(connection: sa.Connection, entry: Entry, since: int) -> None:
         "owner": entry.owner,
         "epoch": entry.epoch,
     }
-    _insert_transaction(connection, values)
-    if entry.idempotency is not None:
-        _claim_key(connection, entry.transaction_id, entry.idempotency)
-    _take(connection, entry.transaction_id, list(entry.locks()), since)
-    _add_steps(connection, entry.transaction_id, entry.steps)
+
+
+def _add_records(connection: sa.Connection, transaction_id: str, locks: Sequence[Lock]) -> None:
+    """Remember by record which transactions changed it."""
+    rows = [{"record": item, "transaction_id": transaction_id} for item in locks]
+    if rows:
+        connection.execute(schema.records.insert(), rows)
 
 
 def _claim_key(connection: sa.Connection, transaction_id: str, idempotency: Idempotency) -> None:
@@ -226,6 +272,9 @@ def append(
     )
     connection.execute(schema.steps.delete().where(same_step))
     _add_steps(connection, claim.transaction_id, [step])
+    known = sa.select(schema.records.c.record).where(schema.records.c.transaction_id == claim.transaction_id)
+    before = {bytes(record) for record in connection.scalars(known)}
+    _add_records(connection, claim.transaction_id, [item for item in step.locks() if item not in before])
     if tokens:
         _update(connection, claim, tokens=encode({**decode(bytes(row.tokens)), **tokens}))
 
@@ -309,6 +358,7 @@ def prune(connection: sa.Connection, finished: float, images: float) -> bool:
     )
     if bare:
         connection.execute(schema.steps.delete().where(schema.steps.c.transaction_id.in_(bare)))
+        connection.execute(schema.records.delete().where(schema.records.c.transaction_id.in_(bare)))
     return _CHUNK in {len(rows), len(bare)}
 
 

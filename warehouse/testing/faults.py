@@ -48,10 +48,10 @@ from warehouse.journal.base import (
     Keyed,
     Lock,
     RecordLocked,
-    State,
 )
 from warehouse.operations import AdapterType
 from warehouse.records import Change, Entity, Image, Key, Record
+from warehouse.results import State
 
 T = TypeVar("T")
 Action = Callable[[], Awaitable[object]]
@@ -326,6 +326,18 @@ class FaultyJournal:
 
     async def entries(self, states: Iterable[State] | None = None) -> list[Entry]:
         return await self._through("entries", lambda: self.inner.entries(states))
+
+    async def recent(self, states: Iterable[State] | None, limit: int) -> list[Entry]:
+        return await self._through("recent", lambda: self.inner.recent(states, limit))
+
+    async def of_record(self, lock: Lock, limit: int) -> list[Entry]:
+        return await self._through("of_record", lambda: self.inner.of_record(lock, limit))
+
+    async def note(self, entries: Sequence[Entry]) -> None:
+        await self._through("note", lambda: self.inner.note(entries))
+
+    async def resolve(self, transaction_id: str, state: State, detail: dict[str, Any]) -> bool:
+        return await self._through("resolve", lambda: self.inner.resolve(transaction_id, state, detail))
 
     async def claims(self) -> dict[Claim, str]:
         return await self._through("claims", self.inner.claims)

@@ -1,0 +1,226 @@
+"""What the journal tells of transactions: lists, one of them, a record's history; and how they are undone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, get_args
+
+from warehouse.engine.ending import reach
+from warehouse.engine.lease import Lease
+from warehouse.engine.options import Options
+from warehouse.engine.outcome import recorded, result
+from warehouse.engine.reversal import OnConflict, Reversal
+from warehouse.engine.run import Run
+from warehouse.errors import (
+    AlreadyFinished,
+    InvalidOperation,
+    StepFailed,
+    UnknownTransaction,
+    WarehouseError,
+    did_you_mean,
+)
+from warehouse.journal.base import FINAL, Entry, lock
+from warehouse.operations import Source
+from warehouse.records import ABSENT, Change
+from warehouse.registry import Registry
+from warehouse.results import ChangeInfo, HistoryItem, State, StepInfo, TransactionInfo, TransactionResult
+
+How = Literal["retry", "force", "accept"]
+_STATES: Final = get_args(State)
+_log = logging.getLogger("warehouse")
+
+
+class Archive:
+    """The transactions in the journal of one Warehouse."""
+
+    def __init__(self, registry: Registry, lease: Lease) -> None:
+        self._registry = registry
+        self._lease = lease
+        self._notes: list[Entry] = []
+        self._noting: asyncio.Task[None] | None = None
+
+    # Of transactions that needed no journal
+
+    def remember(self, run: Run) -> None:
+        """Have the history of a transaction kept that completed without the journal; several go in one write."""
+        if run.status != "completed" or not run.alone:
+            return
+        try:
+            entry = run.entry("completed", run.alone)
+        except StepFailed as error:
+            _log.warning("the history of a transaction could not be kept: %s", error)
+            return
+        self._notes.append(replace(entry, finished=time.time()))
+        if self._noting is None or self._noting.done():
+            self._noting = asyncio.ensure_future(self._write_notes())
+
+    async def _write_notes(self) -> None:
+        while self._notes:
+            notes, self._notes = self._notes, []
+            try:
+                await self._lease.journal.note(notes)
+            except WarehouseError as error:
+                _log.warning("the history of %d transactions could not be kept: %s", len(notes), error)
+
+    async def flush(self) -> None:
+        """Wait until everything noted so far is recorded."""
+        if self._noting is not None:
+            await asyncio.wait({self._noting})
+
+    # Looking
+
+    async def transactions(self, status: State | Sequence[State] | None, limit: int) -> list[TransactionInfo]:
+        """The last transactions, newest first."""
+        states = _states(status)
+        await self.flush()
+        return [_info(entry) for entry in await self._lease.journal.recent(states, limit)]
+
+    async def show(self, transaction_id: str) -> TransactionInfo:
+        """One transaction with all it changed. Raises UnknownTransaction."""
+        return _info(await self._entry(transaction_id))
+
+    async def _entry(self, transaction_id: str) -> Entry:
+        await self.flush()
+        entry = await self._lease.journal.entry(transaction_id)
+        if entry is None:
+            raise UnknownTransaction(f"the journal has no transaction {transaction_id!r}")
+        return entry
+
+    async def history(self, source: Source, key: Mapping[str, Any], limit: int) -> list[HistoryItem]:
+        """What was changed of a record, newest first."""
+        participant = await self._registry.connected(source.tag)
+        info = await participant.adapter.describe(source.target)
+        if set(key) != set(info.key):
+            wanted = ", ".join(info.key) or "nothing that could be looked up"
+            raise InvalidOperation(
+                f"the key of {source.target} is {wanted}, not {', '.join(key)}", tag=source.tag, field="key"
+            )
+        await self.flush()
+        store, wanted_key = participant.identity, dict(key)
+        entries = await self._lease.journal.of_record(lock(store, source.target, wanted_key), limit)
+        out: list[HistoryItem] = []
+        for entry in entries:
+            for step in reversed(entry.steps):
+                if step.store == store:
+                    out += [
+                        _item(entry, step.name, participant.tag, change)
+                        for change in reversed(step.changes)
+                        if change.entity == source.target and change.key == wanted_key
+                    ]
+        return out
+
+    # Undoing
+
+    async def undo(self, transaction_id: str, on_conflict: OnConflict, options: Options) -> TransactionResult:
+        """Undo a completed transaction; see `AsyncWarehouse.undo`."""
+        _check_choice("on_conflict", on_conflict, get_args(OnConflict))
+        entry = await self._entry(transaction_id)
+        if entry.state not in FINAL:
+            raise AlreadyFinished(
+                f"transaction {transaction_id} has not ended: it is {entry.state}", hint="wait for it first"
+            )
+        if entry.state != "completed":
+            raise AlreadyFinished(
+                f"transaction {transaction_id} is {entry.state}: there is nothing of it to undo",
+                hint="settle a failed one with resolve()" if entry.state == "failed" else None,
+            )
+        return await self._reverse(entry, on_conflict, options)
+
+    async def resolve(self, transaction_id: str, how: How, options: Options) -> TransactionResult:
+        """Settle a failed transaction; see `AsyncWarehouse.resolve`."""
+        _check_choice("how", how, get_args(How))
+        entry = await self._entry(transaction_id)
+        if entry.state != "failed":
+            raise AlreadyFinished(f"transaction {transaction_id} is not failed, but {entry.state}")
+        if how == "accept":
+            ended = recorded(entry)
+        else:
+            ended = await self._reverse(entry, "force" if how == "force" else "skip", options)
+        if how == "accept" or (ended.ok and not (ended.conflicts and how == "retry")):
+            state: State = "completed" if how == "accept" else "compensated"
+            await self._lease.journal.resolve(transaction_id, state, {"resolved": how})
+        return ended
+
+    async def _reverse(self, entry: Entry, on_conflict: OnConflict, options: Options) -> TransactionResult:
+        """Undo what an ended transaction made, as a transaction of its own."""
+        made = [(step, changes) for step, changes in entry.made() if changes]
+        if not entry.steps and entry.detail.get("steps"):
+            raise UnknownTransaction(
+                f"the images of transaction {entry.transaction_id} are no longer kept",
+                hint="[journal] image_retention says for how long they are",
+            )
+        named = replace(options, name=f"undo {entry.transaction_id}")
+        run = Run(named, self._lease, "staged", time.monotonic())
+        reached = [(step, await reach(self._registry, step), changes) for step, changes in made]
+        reversal = Reversal(run, reached, on_conflict)
+        try:
+            await reversal.execute()
+        finally:
+            run.release()
+        self.remember(run)
+        ended = result(run)
+        ended.conflicts = reversal.conflicts
+        return ended
+
+
+def _check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise InvalidOperation(f"{name} is {value!r}", field=name, hint=did_you_mean(str(value), choices))
+
+
+def _states(status: State | Sequence[State] | None) -> list[State] | None:
+    if status is None:
+        return None
+    wanted = [status] if isinstance(status, str) else list(status)
+    for state in wanted:
+        _check_choice("status", state, _STATES)
+    return wanted
+
+
+def _info(entry: Entry) -> TransactionInfo:
+    return TransactionInfo(
+        transaction_id=entry.transaction_id,
+        name=entry.name,
+        status=entry.state,
+        pattern=entry.pattern,
+        started=_time(entry.started),
+        finished=None if entry.finished is None else _time(entry.finished),
+        steps=[
+            StepInfo(name=step.name, tag=step.tag, changes=[_change(change) for change in step.changes])
+            for step in entry.steps
+        ],
+        residue=entry.detail.get("residue", ()),
+        resolved=entry.detail.get("resolved"),
+    )
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _change(change: Change) -> ChangeInfo:
+    return ChangeInfo(
+        entity=change.entity.name,
+        key=change.key,
+        action=change.action,
+        before=None if change.before is ABSENT else change.before,
+        after=None if change.after is ABSENT else change.after,
+    )
+
+
+def _item(entry: Entry, step: str, tag: str, change: Change) -> HistoryItem:
+    return HistoryItem(
+        transaction_id=entry.transaction_id,
+        name=entry.name,
+        status=entry.state,
+        step=step,
+        tag=tag,
+        at=_time(entry.started),
+        **_change(change).model_dump(exclude={"entity"}),
+        entity=change.entity.name,
+    )
