@@ -38,6 +38,7 @@ import pytest
 from warehouse.testing.bench import Bench
 from warehouse.testing.contract_conditions import ConditionContract
 from warehouse.testing.contract_describe import DescribeContract
+from warehouse.testing.contract_injection import InjectionContract
 from warehouse.testing.contract_operations import OperationContract
 from warehouse.testing.contract_types import TypeContract
 from warehouse.testing.contract_undo import UndoContract
@@ -57,6 +58,7 @@ class AdapterContract(
     WriteContract,
     UndoContract,
     TypeContract,
+    InjectionContract,
 ):
     """The whole suite. A subclass gives the `harness` fixture."""
 
