@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack
@@ -15,6 +14,7 @@ import anyio
 from warehouse.config import load, read
 from warehouse.engine.engine import Engine, parse_source
 from warehouse.engine.explain import describe
+from warehouse.engine.housekeeping import Housekeeping
 from warehouse.engine.lease import Lease
 from warehouse.engine.options import BeginOptions, Options, TransactionOptions, check_option, make_options
 from warehouse.engine.recovery import Recovery
@@ -68,8 +68,9 @@ class AsyncWarehouse:
             grace=config.transactions.grace,
             lock_timeout=config.transactions.lock_timeout,
         )
+        self._housekeeping = Housekeeping(self._engine.lease, config.journal)
         self._recovers = config.journal.recover == "auto"
-        self._recovering: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
         self._opened = False
         self._opening = anyio.Lock()
 
@@ -91,8 +92,9 @@ class AsyncWarehouse:
                     except BaseException:
                         await self._journal.close()
                         raise
+                    self._background.append(asyncio.ensure_future(self._housekeeping.run()))
                     if self._recovers:
-                        self._recovering = asyncio.ensure_future(self._recovery.run())
+                        self._background.append(asyncio.ensure_future(self._recovery.run()))
                     self._opened = True
         return self
 
@@ -107,17 +109,17 @@ class AsyncWarehouse:
             if self._opened:
                 self._opened = False
                 await self._engine.archive.flush()
-                await self._stop_recovering()
+                await self._stop_background()
                 await self._engine.lease.stop()
                 await self._registry.close()
                 await self._journal.close()
 
-    async def _stop_recovering(self) -> None:
-        recovering, self._recovering = self._recovering, None
-        if recovering is not None:
-            recovering.cancel()
-            with suppress(asyncio.CancelledError):
-                await recovering
+    async def _stop_background(self) -> None:
+        tasks, self._background = self._background, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def __aenter__(self) -> Self:
         return await self.open()

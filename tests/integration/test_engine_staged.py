@@ -81,10 +81,13 @@ async def test_one_participant_needs_no_protocol_but_looks_at_the_locks():
     async with World() as world:
         result = await world.run(insert("a", {"id": 1}), insert("a", {"id": 2}))
         assert statuses(result) == "cc"
+        await world.warehouse.transactions()  # its history is kept behind the caller's back
         assert [call for call in world.faults.calls if call.startswith("journal.")] == [
             "journal.open",
             "journal.beat",
             "journal.locked",
+            "journal.note",
+            "journal.recent",
         ]
         assert world.faults.calls.index("journal.locked") > world.faults.calls.index("a.execute")
 

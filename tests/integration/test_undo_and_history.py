@@ -7,7 +7,15 @@ import pytest
 
 from integration.memory_world import World, delete, insert, statuses, update, upsert
 from integration.test_recovery import pause
-from warehouse import AlreadyFinished, InvalidOperation, JournalUnavailable, UnknownTransaction
+from warehouse import (
+    AlreadyFinished,
+    AsyncWarehouse,
+    InvalidOperation,
+    JournalUnavailable,
+    UnknownTransaction,
+)
+from warehouse.config import JournalSettings
+from warehouse.engine.housekeeping import Housekeeping
 from warehouse.errors import ConstraintViolated, StoreContention
 from warehouse.records import ABSENT
 
@@ -288,3 +296,30 @@ async def test_contention_is_no_end():
         world.faults.fail("a.read", StoreContention("locked"))
         assert (await world.warehouse.undo(done.transaction_id)).ok
         assert world.rows("a") == FILLED
+
+
+async def test_what_ended_long_ago_is_removed(tmp_path):
+    async with World(journal=f"sqlite:///{tmp_path}/journal.db") as world:
+        settings = JournalSettings(retention=0.2, image_retention=0.1)
+        keeping = Housekeeping(world.warehouse._engine.lease, settings)
+        done = await world.run(insert("a", {"id": 1}), insert("p", {"id": 1}))
+        await keeping.prune()
+        assert (await world.warehouse.show(done.transaction_id)).steps
+        await asyncio.sleep(0.11)
+        await keeping.prune()
+        assert (await world.warehouse.show(done.transaction_id)).steps == []
+        await asyncio.sleep(0.1)
+        await keeping.prune()
+        assert await world.warehouse.transactions() == []
+
+
+async def test_an_open_warehouse_does_that_by_itself(monkeypatch):
+    monkeypatch.setattr("warehouse.engine.housekeeping._OFTEN", 0.01)
+    async with AsyncWarehouse(
+        adapters={"a": {"adapter": "memory"}},
+        journal={"url": "memory://", "retention": 0.05, "image_retention": 0.05},
+    ) as warehouse:
+        await warehouse.transaction([insert("a", {"id": 1})])
+        assert len(await warehouse.transactions()) == 1
+        await asyncio.sleep(0.15)
+        assert await warehouse.transactions() == []
