@@ -56,7 +56,7 @@ async def proxy(host: str, port: int, trips: RoundTrips) -> AsyncIterator[int]:
 class CountingJournal:
     """Counts the durable writes (and the reads) of a journal: each of its writing methods makes one."""
 
-    _WRITES = frozenset({"decide", "append", "settle", "change_state", "finish"})
+    _WRITES = frozenset({"decide", "append", "settle", "change_state", "finish", "note"})
     _READS = frozenset({"sequence", "locked", "entries"})
 
     def __init__(self, journal: Any) -> None:

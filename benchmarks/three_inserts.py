@@ -133,11 +133,12 @@ async def count_ours(url: str, folder: str, times: int, trips: RoundTrips) -> di
     async with warehouse(url, folder) as client:
         await client.participants()
         await client.explain(OPERATIONS)
-        journal = CountingJournal(client._engine.journal)  # noqa: SLF001 - counted from outside
-        client._engine.journal = journal  # type: ignore[assignment]  # noqa: SLF001
+        journal = CountingJournal(client._engine.lease.journal)  # noqa: SLF001 - counted from outside
+        client._engine.lease.journal = journal  # type: ignore[assignment]  # noqa: SLF001
         before = trips.count
         for _number in range(times):
             await ours(client)
+        await client.transactions(limit=1)  # until the history is written
         return {
             "round trips": trips.count - before,
             "journal reads": journal.reads,

@@ -10,6 +10,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, get_args
 
+import anyio
+import anyio.to_thread
+
 from warehouse.engine.ending import reach
 from warehouse.engine.lease import Lease
 from warehouse.engine.options import Options
@@ -33,6 +36,9 @@ from warehouse.results import ChangeInfo, HistoryItem, State, StepInfo, Transact
 How = Literal["retry", "force", "accept"]
 _STATES: Final = get_args(State)
 _log = logging.getLogger("warehouse")
+# History is written after so many seconds, or so many transactions: the more in one write, the less each costs.
+_GATHER: Final = 0.2
+_MANY: Final = 500
 
 
 class Archive:
@@ -41,8 +47,9 @@ class Archive:
     def __init__(self, registry: Registry, lease: Lease) -> None:
         self._registry = registry
         self._lease = lease
-        self._notes: list[Entry] = []
+        self._notes: list[tuple[Run, float]] = []
         self._noting: asyncio.Task[None] | None = None
+        self._hurry = anyio.Event()
 
     # Of transactions that needed no journal
 
@@ -50,26 +57,29 @@ class Archive:
         """Have the history of a transaction kept that completed without the journal; several go in one write."""
         if run.status != "completed" or not run.alone:
             return
-        try:
-            entry = run.entry("completed", run.alone)
-        except StepFailed as error:
-            _log.warning("the history of a transaction could not be kept: %s", error)
-            return
-        self._notes.append(replace(entry, finished=time.time()))
+        self._notes.append((run, time.time()))
         if self._noting is None or self._noting.done():
+            self._hurry = anyio.Event()
             self._noting = asyncio.ensure_future(self._write_notes())
+        if len(self._notes) >= _MANY:
+            self._hurry.set()
 
     async def _write_notes(self) -> None:
         while self._notes:
+            with anyio.move_on_after(_GATHER):
+                await self._hurry.wait()
             notes, self._notes = self._notes, []
+            entries = await anyio.to_thread.run_sync(_entries, notes)
             try:
-                await self._lease.journal.note(notes)
+                if entries:
+                    await self._lease.journal.note(entries)
             except WarehouseError as error:
                 _log.warning("the history of %d transactions could not be kept: %s", len(notes), error)
 
     async def flush(self) -> None:
         """Wait until everything noted so far is recorded."""
         if self._noting is not None:
+            self._hurry.set()
             await asyncio.wait({self._noting})
 
     # Looking
@@ -166,6 +176,17 @@ class Archive:
         ended = result(run)
         ended.conflicts = reversal.conflicts
         return ended
+
+
+def _entries(notes: Sequence[tuple[Run, float]]) -> list[Entry]:
+    """What the journal is to keep of these transactions; made in a thread, while the loop waits for stores."""
+    out: list[Entry] = []
+    for run, finished in notes:
+        try:
+            out.append(replace(run.entry("completed", run.alone), finished=finished))
+        except StepFailed as error:
+            _log.warning("the history of a transaction could not be kept: %s", error)
+    return out
 
 
 def _check_choice(name: str, value: Any, choices: Iterable[str]) -> None:

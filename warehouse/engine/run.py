@@ -106,6 +106,7 @@ class Run:
         self.idempotency: Idempotency | None = None
         self.alone: list[OpenUnit] = []  # what committed without the journal
         self.started = started
+        self.began = time.time()
         self.since = 0
         self.patience = options.lock_timeout
         self.states: dict[int, StepState] = {}
@@ -337,6 +338,7 @@ class Run:
             pattern=self.pattern,
             state=state,
             owner=self.lease.owner,
+            started=self.began,
             idempotency=self.idempotency,
             detail={"steps": self.summary()},
             steps=tuple(

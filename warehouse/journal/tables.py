@@ -219,10 +219,21 @@ def decide(connection: sa.Connection, entry: Entry, since: int) -> None:
 
 
 def note(connection: sa.Connection, entries: Sequence[Entry]) -> None:
-    for entry in entries:
-        _insert_transaction(connection, {**_values(entry), "finished": entry.finished})
-        _add_steps(connection, entry.transaction_id, entry.steps)
-        _add_records(connection, entry.transaction_id, list(entry.locks()))
+    connection.execute(
+        schema.transactions.insert(), [{**_values(entry), "finished": entry.finished} for entry in entries]
+    )
+    connection.execute(
+        schema.steps.insert(),
+        [_step_values(entry.transaction_id, step) for entry in entries for step in entry.steps],
+    )
+    connection.execute(
+        schema.records.insert(),
+        [
+            {"record": item, "transaction_id": entry.transaction_id}
+            for entry in entries
+            for item in entry.locks()
+        ],
+    )
 
 
 def _values(entry: Entry) -> dict[str, Any]:
@@ -424,21 +435,21 @@ def _query_of(table: str, paramstyle: str, count: int) -> str:
 
 
 def _add_steps(connection: sa.Connection, transaction_id: str, steps: Sequence[EntryStep]) -> None:
-    rows = [
-        {
-            "transaction_id": transaction_id,
-            "position": step.index,
-            "name": step.name,
-            "tag": step.tag,
-            "store": step.store,
-            "priority": step.priority,
-            "entities": encode(sorted([entity.kind, entity.name] for entity in step.entities)),
-            "body": step.body,
-        }
-        for step in steps
-    ]
-    if rows:
-        connection.execute(schema.steps.insert(), rows)
+    if steps:
+        connection.execute(schema.steps.insert(), [_step_values(transaction_id, step) for step in steps])
+
+
+def _step_values(transaction_id: str, step: EntryStep) -> dict[str, Any]:
+    return {
+        "transaction_id": transaction_id,
+        "position": step.index,
+        "name": step.name,
+        "tag": step.tag,
+        "store": step.store,
+        "priority": step.priority,
+        "entities": encode(sorted([entity.kind, entity.name] for entity in step.entities)),
+        "body": step.body,
+    }
 
 
 def _claimed_row(connection: sa.Connection, claim: Claim) -> Any:
