@@ -40,6 +40,7 @@ from warehouse.testing.contract_conditions import ConditionContract
 from warehouse.testing.contract_describe import DescribeContract
 from warehouse.testing.contract_injection import InjectionContract
 from warehouse.testing.contract_operations import OperationContract
+from warehouse.testing.contract_refusals import RefusalContract
 from warehouse.testing.contract_types import TypeContract
 from warehouse.testing.contract_undo import UndoContract
 from warehouse.testing.contract_units import UnitContract
@@ -59,6 +60,7 @@ class AdapterContract(
     UndoContract,
     TypeContract,
     InjectionContract,
+    RefusalContract,
 ):
     """The whole suite. A subclass gives the `harness` fixture."""
 

@@ -82,6 +82,7 @@ CONDITIONS: Final[dict[str, tuple[dict[str, Any], ...]]] = {
         {"count": 2},
         {"count": {"$eq": 1.0}},
         {"count": 2**53 + 1},
+        {"count": 2.0**53},
         {"ratio": 2},
         {"ratio": -1.25},
         {"active": True},

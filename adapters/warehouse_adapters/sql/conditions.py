@@ -7,11 +7,13 @@ COALESCE first. AND and OR keep it apart from true, so this agrees with the refe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from warehouse.conditions import And, Compare, Condition, Not, Or
 from warehouse.errors import InvalidOperation
 from warehouse.records import Key
+from warehouse_adapters.sql import values
 from warehouse_adapters.sql.dialects import Dialect
 from warehouse_adapters.sql.tables import Column, Sql, Table
 
@@ -116,6 +118,8 @@ def greater(dialect: Dialect, column: Column, operator: str, value: Any) -> Sql:
 
 def _textual(dialect: Dialect, column: Column, operator: str, value: Any) -> Sql:
     if operator == "$contains" and column.kind == "array" and value is not None:
+        if column.element is not None and not values.fits(replace(column, kind=column.element), value):
+            raise values.misfit(column, value)
         return Sql(f"{dialect.mark} = ANY({column.quoted})", (value,))
     if not isinstance(value, str) or not (column.kind == "text" or dialect.dynamic) or column.kind == "json":
         raise InvalidOperation(

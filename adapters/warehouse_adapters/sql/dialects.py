@@ -57,6 +57,7 @@ class Dialect(ABC):
             written=self._written(kind, declared),
             compared=self._compared(quoted, kind, declared),
             operand=self._operand(kind, declared),
+            element=values.element_of(declared),
             zoned=bool(getattr(declared, "timezone", False)),
             binary_json=isinstance(declared, JSONB),
             computed="computed" in described,

@@ -46,6 +46,7 @@ class Column:
       value for it.
     * `compared`: the SQL that compares it by value, with `operand` as the placeholder of the other side.
     * `zoned`: a point in time with its zone.
+    * `element`: the kind of the elements of an array.
     * `computed`: the store calculates it; `always`: the store numbers it, unless overridden.
     """
 
@@ -56,6 +57,7 @@ class Column:
     written: str
     compared: str
     operand: str
+    element: Kind | None = None
     zoned: bool = False
     binary_json: bool = False
     computed: bool = False

@@ -52,6 +52,8 @@ _TAKES: Final[dict[Kind, tuple[type, ...]]] = {
     "array": (list, tuple),
     "other": (object,),
 }
+# Beyond this, and for fractions, an integer column can be compared with a double without loss.
+_WIDE: Final = 2.0**64
 _BOOLEANS: Final = frozenset({"boolean", "json", "other"})
 
 
@@ -60,6 +62,13 @@ def kind_of(kind: Any) -> Kind:
     if isinstance(kind, DOMAIN):
         kind = kind.data_type
     return next((name for base, name in _KINDS if isinstance(kind, base)), "other")
+
+
+def element_of(kind: Any) -> Kind | None:
+    """The kind of the elements of a reflected array type; None of any other."""
+    if isinstance(kind, DOMAIN):
+        kind = kind.data_type
+    return kind_of(kind.item_type) if isinstance(kind, types.ARRAY) else None
 
 
 def fits(column: Column, value: Any) -> bool:
@@ -93,6 +102,8 @@ def number(column: Column, value: Any, *, stored: bool) -> Any:
         return Decimal(repr(value))
     if column.kind == "float" and isinstance(value, Decimal):
         return float(value)
+    if column.kind == "integer" and not stored and isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) <= _WIDE else value
     if column.kind == "integer" and stored and not isinstance(value, int):
         if not math.isfinite(value) or value != int(value):
             raise misfit(column, value)
