@@ -14,14 +14,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
+from warehouse import patterns
 from warehouse.errors import InvalidOperation, did_you_mean
 from warehouse.records import ABSENT, get
 
@@ -168,39 +167,7 @@ def check_operand(path: str, name: str, operand: Any) -> None:
     if name in _FLAG_OPERATORS and not isinstance(operand, bool):
         raise InvalidOperation(f"{name} takes true or false, not {operand!r}", field=path)
     if name == "$regex":
-        check_regex(path, operand)
-
-
-_REGEX_TOKEN: Final = re.compile(
-    r"\\[.\[\]*+?{}|()^$\\/-]|\[\^?\]?(?:\\[\]\[^\\-]|[^\]\[\\])*\]|\{\d+(?:,\d*)?\}|\(|.", re.DOTALL
-)
-
-
-def check_regex(path: str, pattern: str) -> None:
-    """Refuse what the stores' regular expressions do not share (see DESIGN 3.1)."""
-    position, previous = 0, ""
-    for match in _REGEX_TOKEN.finditer(pattern):
-        part = match.group()
-        if _is_foreign(part, previous):
-            raise InvalidOperation(
-                f"{pattern[position:]!r} in a $regex is not understood alike by all stores",
-                field=path,
-                hint="literals and . [] * + ? {} | () ^ $ may be used",
-            )
-        position, previous = match.end(), part[0]
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise InvalidOperation(f"$regex {pattern!r} is malformed: {error}", field=path) from None
-
-
-def _is_foreign(part: str, previous: str) -> bool:
-    """A shorthand or another escape, a brace or bracket alone, a set operation, a lazy or special group."""
-    if part in {"\\", "[", "{"}:
-        return True
-    if part[0] == "[":
-        return any(operation in part for operation in ("&&", "--", "||", "~~"))
-    return part in {"*", "+", "?"} and previous in {"(", "*", "+", "?", "{"}
+        patterns.check_regex(path, operand)
 
 
 # Walking
@@ -316,32 +283,6 @@ def contains(found: Any, value: Any) -> bool:
     return isinstance(found, list | tuple) and any(equal(item, value) for item in found)
 
 
-def like_regex(pattern: str) -> str:
-    """The regular expression of a LIKE pattern (`%`, `_`, and backslash to escape them), to match in full."""
-    out, characters = [], iter(pattern)
-    for character in characters:
-        if character == "\\":
-            out.append(re.escape(next(characters, "\\")))
-        else:
-            out.append({"%": ".*", "_": "."}.get(character) or re.escape(character))
-    return "".join(out)
-
-
-def _fold(text: str) -> str:
-    return "".join(chr(ord(c) + 32) if "A" <= c <= "Z" else c for c in text)
-
-
-@lru_cache(maxsize=256)
-def _regex(pattern: str) -> re.Pattern[str]:
-    """A checked `$regex` for Python, whose own `$` would also match before a newline at the end."""
-    parts = (match.group() for match in _REGEX_TOKEN.finditer(pattern))
-    return re.compile("".join(r"\Z" if part == "$" else part for part in parts), re.DOTALL)
-
-
-def _like(found: str, pattern: str) -> bool:
-    return re.fullmatch(like_regex(pattern), found, re.DOTALL) is not None
-
-
 _TESTS: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "$eq": equal,
     "$ne": lambda found, value: not equal(found, value),
@@ -351,8 +292,8 @@ _TESTS: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "$lte": _ordered(lambda found, value: found <= value),
     "$in": lambda found, value: any(equal(found, item) for item in value),
     "$nin": lambda found, value: not any(equal(found, item) for item in value),
-    "$like": _text(_like),
-    "$ilike": _text(lambda found, value: _like(_fold(found), _fold(value))),
+    "$like": _text(patterns.like),
+    "$ilike": _text(lambda found, value: patterns.like(patterns.fold(found), patterns.fold(value))),
     "$startsWith": _text(str.startswith),
     "$endsWith": _text(str.endswith),
     "$contains": contains,
@@ -362,7 +303,7 @@ _TESTS: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "$containsAny": lambda found, value: any(contains(found, item) for item in value),
     "$exists": lambda found, value: (found is not None) is value,
     "$null": lambda found, value: (found is None) is value,
-    "$regex": _text(lambda found, value: _regex(value).search(found)),
+    "$regex": _text(lambda found, value: patterns.regex(value).search(found)),
 }
 
 

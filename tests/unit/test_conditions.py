@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warehouse import conditions
+from warehouse import conditions, patterns
 from warehouse.conditions import EVERYTHING, And, Compare, Not, Or
 from warehouse.errors import InvalidOperation
 from warehouse.testing.samples import COMBINED, CONDITIONS, ROWS
@@ -94,7 +94,7 @@ class TestRegex:
         ],
     )
     def test_shared(self, pattern):
-        conditions.check_regex("a", pattern)
+        patterns.check_regex("a", pattern)
 
     @pytest.mark.parametrize(
         "pattern",
@@ -125,13 +125,13 @@ class TestRegex:
     )
     def test_refused(self, pattern):
         with pytest.raises(InvalidOperation) as caught:
-            conditions.check_regex("a", pattern)
+            patterns.check_regex("a", pattern)
         assert caught.value.field == "a"
 
     @given(st.text(st.sampled_from("ab.[]*+?{}|()^$\\/-,12&~:i=!"), max_size=12))
     def test_any_pattern_is_accepted_or_refused_cleanly(self, pattern):
         try:
-            conditions.check_regex("a", pattern)
+            patterns.check_regex("a", pattern)
         except InvalidOperation:
             return
         conditions.evaluate(Compare("a", "$regex", pattern), {"a": "ab"})
@@ -344,5 +344,5 @@ class TestKinds:
         ],
     )
     def test_lines_are_nothing_special_in_a_regex(self, pattern, text, matches):
-        conditions.check_regex("a", pattern)
+        patterns.check_regex("a", pattern)
         assert holds(text, "$regex", pattern) is matches

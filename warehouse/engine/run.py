@@ -13,9 +13,10 @@ import anyio
 
 from warehouse.adapter import Query, StepChanges, TogetherUnit, Unit, UnitSettings
 from warehouse.engine.compensate import Done, Terms
+from warehouse.engine.dependencies import in_order
 from warehouse.engine.lease import Lease
 from warehouse.engine.options import Options
-from warehouse.engine.plan import Step, in_order, no_reference
+from warehouse.engine.plan import Step, no_reference
 from warehouse.engine.references import reference
 from warehouse.engine.retry import Retries
 from warehouse.errors import (

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
-from warehouse.engine.plan import Step, in_order
+from warehouse.engine.dependencies import in_order
+from warehouse.engine.plan import Step
 from warehouse.engine.run import Run, StepState, TimedOut
 from warehouse.errors import StepFailed, TransientError
 
