@@ -67,6 +67,23 @@ class ConditionContract:
         if _can(bench, condition):
             await check_found(bench, condition, list(ROWS))
 
+    async def test_a_whole_mapping_is_equal_by_its_contents_or_is_refused(self, bench: Bench) -> None:
+        if not bench.has("details"):
+            return
+        await bench.seed(*ROWS)
+        one = {"deep": {"on": True, "tags": ["x", "y"]}, "level": 3.0, "city": "Oslo"}
+        for operand in (
+            one,
+            {},
+            {"city": "Oslo"},
+            one | {"deep": {"on": True, "tags": ["y", "x"]}},
+            "Oslo",
+            ["x"],
+        ):
+            for operator in sorted({"$eq", "$ne"} & bench.capabilities.conditions):
+                with suppress(InvalidOperation):
+                    await check_found(bench, Compare("details", operator, operand), list(ROWS))
+
     @pytest.mark.parametrize("field", ["name", "count", "ratio", "active"])
     async def test_an_operand_of_another_kind_matches_nothing_or_is_refused(
         self, bench: Bench, field: str

@@ -47,12 +47,21 @@ class UpdateContract:
 
     @pytest.mark.parametrize(
         ("operator", "data"),
-        [("$increment", {"name": {"$increment": 1}}), ("$push", {"name": {"$push": "x"}})],
+        [
+            ("$increment", {"name": {"$increment": 1}}),
+            ("$push", {"name": {"$push": "x"}}),
+            ("$increment", {"details.city": {"$increment": 1}}),
+            ("$push", {"details.level": {"$push": "x"}}),
+            ("$addToSet", {"details.deep": {"$addToSet": "x"}}),
+            ("$set", {"details.city.part": 1}),
+            ("$set", {"details.deep.tags.first": 1}),
+            ("$min", {"details.level": {"$min": "x"}}),
+        ],
     )
     async def test_an_operator_on_a_value_that_does_not_fit_is_an_error(
         self, bench: Bench, operator: str, data: dict[str, Any]
     ) -> None:
-        if operator not in bench.capabilities.updates:
+        if operator not in bench.capabilities.updates or not bench.has(*data):
             return
         await bench.seed(*ROWS)
         async with bench.unit() as unit:
