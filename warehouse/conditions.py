@@ -224,6 +224,11 @@ def evaluate(condition: Condition, record: Mapping[str, Any]) -> bool:
             return not evaluate(part, record)
 
 
+def test(operator: str, found: Any, value: Any) -> bool:
+    """Whether `found` (None where nothing is) satisfies one operator with the operand `value`."""
+    return _TESTS[operator](found, value)
+
+
 def equal(left: Any, right: Any) -> bool:
     """Equality of conditions: numbers by value across types, everything else within its kind."""
     if _kind(left) != _kind(right):

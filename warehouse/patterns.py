@@ -56,11 +56,16 @@ def fold(text: str) -> str:
     return "".join(chr(ord(c) + 32) if "A" <= c <= "Z" else c for c in text)
 
 
+def anchored(pattern: str, end: str) -> str:
+    """A checked `$regex` with `end` for its `$`, which in many languages also matches before a last newline."""
+    parts = (match.group() for match in _REGEX_TOKEN.finditer(pattern))
+    return "".join(end if part == "$" else part for part in parts)
+
+
 @lru_cache(maxsize=256)
 def regex(pattern: str) -> re.Pattern[str]:
-    """A checked `$regex` for Python, whose own `$` would also match before a newline at the end."""
-    parts = (match.group() for match in _REGEX_TOKEN.finditer(pattern))
-    return re.compile("".join(r"\Z" if part == "$" else part for part in parts), re.DOTALL)
+    """A checked `$regex` for Python."""
+    return re.compile(anchored(pattern, r"\Z"), re.DOTALL)
 
 
 def like(found: str, pattern: str) -> bool:

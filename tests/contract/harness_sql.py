@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from servers import Server
 from warehouse.records import Entity
-from warehouse.testing.harness import FIELDS, Harness
+from warehouse.testing.harness import Harness
 from warehouse_adapters.sql import SqlAdapter
 
 
@@ -43,19 +43,17 @@ class SqlHarness(Harness):
 
 class Postgres(SqlHarness):
     name = "postgres"
-    fields = frozenset(FIELDS) - {"details"}
     server = "postgres"
     table = """id bigint PRIMARY KEY, name text, count bigint, ratio double precision, active boolean,
-        tags text[], email text UNIQUE, moment timestamptz"""
+        tags text[], email text UNIQUE, moment timestamptz, details jsonb"""
 
 
 class MariaDB(SqlHarness):
     name = "mariadb"
     booleans = False
     server = "mariadb"
-    fields = frozenset(FIELDS) - {"tags", "details"}
     table = """id bigint PRIMARY KEY, name varchar(200), count bigint, ratio double, active boolean,
-        email varchar(200) UNIQUE, moment datetime(6)"""
+        email varchar(200) UNIQUE, moment datetime(6), tags json, details json"""
 
     def value(self, field, value):
         if field == "active":
@@ -66,9 +64,8 @@ class MariaDB(SqlHarness):
 class SQLite(SqlHarness):
     name = "sqlite"
     booleans = False
-    fields = frozenset(FIELDS) - {"tags", "details"}
     table = """id INTEGER PRIMARY KEY, name TEXT, count INTEGER, ratio REAL, active BOOLEAN,
-        email TEXT UNIQUE, moment DATETIME"""
+        email TEXT UNIQUE, moment DATETIME, tags JSON, details JSON"""
 
     def __init__(self) -> None:
         self.tables = []

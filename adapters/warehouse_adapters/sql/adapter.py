@@ -8,7 +8,7 @@ import anyio
 from pydantic import SecretStr
 from sqlalchemy import Connection
 
-from warehouse import updates
+from warehouse import conditions, updates
 from warehouse.adapter import Capabilities, EntityInfo, Outcome, Query, Request, UnitSettings
 from warehouse.config import AdapterSettings
 from warehouse.errors import ConfigError, InvalidOperation, StoreError, UnknownEntity
@@ -114,7 +114,8 @@ class SqlAdapter:
     async def find(self, query: Query) -> list[Record]:
         """See `Adapter.find`."""
         table = self._table(query.info.entity.name)
-        return table.records(await self._pool.once(statements.find(self._dialect, table, query)))
+        rows = await self._pool.once(statements.find(self._dialect, table, query))
+        return statements.found(self._dialect, table, query, table.records(rows))
 
     async def outcome(self, token: str) -> Outcome:
         """See `Adapter.outcome`: PostgreSQL remembers."""
@@ -155,7 +156,7 @@ class SqlAdapter:
             asks=isinstance(dialect, PostgreSQL),
             savepoints=True,
             together=dialect.together,
-            conditions=dialect.operators,
+            conditions=conditions.OPERATORS,
             updates=updates.OPERATORS,
         )
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from warehouse.conditions import And, Compare, Condition, Not, Or
+from warehouse.conditions import And, Compare, Condition, Not, Or, comparisons, evaluate
 from warehouse.errors import InvalidOperation
-from warehouse.records import Key
+from warehouse.records import Key, Record
 from warehouse_adapters.sql import values
 from warehouse_adapters.sql.dialects import Dialect
 from warehouse_adapters.sql.tables import Column, Sql, Table
@@ -20,15 +20,18 @@ from warehouse_adapters.sql.tables import Column, Sql, Table
 TRUE: Final = Sql("1 = 1")
 FALSE: Final = Sql("1 = 0")
 _ORDERS: Final = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-_UNORDERED: Final = frozenset({"json", "array"})
-_TEXTUAL: Final = frozenset({"$like", "$startsWith", "$endsWith", "$contains"})
+_UNORDERED: Final = frozenset({"array"})
+_TEXTUAL: Final = frozenset({"$like", "$ilike", "$startsWith", "$endsWith", "$contains", "$regex"})
 
 
 def render(dialect: Dialect, table: Table, condition: Condition) -> Sql:
     """`condition` on `table`; raises InvalidOperation for what the column cannot be compared with."""
     match condition:
         case Compare(path, operator, value):
-            return _compare(dialect, table.column(path), operator, value)
+            column, inside = table.place(path)
+            if column.kind == "json":
+                return _inside(dialect, column, inside, operator, value)
+            return _compare(dialect, column, operator, value)
         case And(parts):
             return join([render(dialect, table, part) for part in parts], " AND ", TRUE)
         case Or(parts):
@@ -65,6 +68,11 @@ def _compare(dialect: Dialect, column: Column, operator: str, value: Any) -> Sql
         case "$null" | "$exists":
             null = value if operator == "$null" else not value
             return Sql(f"{column.quoted} IS {'' if null else 'NOT '}NULL")
+        case "$containsAll":
+            parts = [_textual(dialect, column, "$contains", item) for item in value]
+            return join([_is_list_or_text(dialect, column), *parts], " AND ", TRUE)
+        case "$containsAny":
+            return join([_textual(dialect, column, "$contains", item) for item in value], " OR ", FALSE)
         case _ if operator in _TEXTUAL:
             return _textual(dialect, column, operator, value)
         case _ if operator in _ORDERS:
@@ -74,8 +82,6 @@ def _compare(dialect: Dialect, column: Column, operator: str, value: Any) -> Sql
 
 def _in(dialect: Dialect, column: Column, values: Sequence[Any]) -> Sql:
     """Equality with one of `values`; a null among them matches null."""
-    if column.kind == "json" and dialect.text_json and any(value is not None for value in values):
-        raise InvalidOperation("JSON columns can only be tested for null here", field=column.name)
     parts = [Sql(f"{column.quoted} IS NULL")] if any(value is None for value in values) else []
     groups: dict[str, list[Any]] = {}
     for value in values:
@@ -109,6 +115,95 @@ def _ordered(dialect: Dialect, column: Column, operator: str, value: Any) -> Sql
     part = Sql(f"{dialect.ordered(column)} {_ORDERS[operator]} {column.operand}", (bound,))
     guard = dialect.guard(column, value)
     return join([part, Sql(guard)], " AND ", TRUE) if guard else part
+
+
+def _is_list_or_text(dialect: Dialect, column: Column) -> Sql:
+    if not (column.kind in {"array", "text"} or dialect.dynamic):
+        raise InvalidOperation(f"a column of kind {column.kind} contains nothing", field=column.name)
+    return join(
+        [Sql(f"{column.quoted} IS NOT NULL"), *map(Sql, filter(None, [dialect.guard(column, "")]))],
+        " AND ",
+        TRUE,
+    )
+
+
+def _inside(dialect: Dialect, column: Column, inside: str, operator: str, value: Any) -> Sql:
+    """A condition on a JSON column, or on what is inside of it."""
+    path = f"{column.name}.{inside}" if inside else column.name
+    for item in value if isinstance(value, list | tuple | set | frozenset) else [value]:
+        values.json_text(column, item, path)
+    if operator in {"$null", "$exists"}:
+        null = dialect.json_test(column, inside, "$null", None)
+        return null if value is (operator == "$null") else _negated(null)
+    match operator:
+        case "$ne":
+            return _negated(_inside(dialect, column, inside, "$eq", value))
+        case "$in" | "$nin":
+            among = [_inside(dialect, column, inside, "$eq", item) for item in value]
+            found = join(among, " OR ", FALSE)
+            return found if operator == "$in" else _negated(found)
+        case "$eq" if value is None:
+            return dialect.json_test(column, inside, "$null", None)
+        case "$containsAll":
+            parts = [_inside(dialect, column, inside, "$contains", item) for item in value]
+            return join([dialect.json_test(column, inside, "$containsAll", None), *parts], " AND ", TRUE)
+        case "$containsAny":
+            return join(
+                [_inside(dialect, column, inside, "$contains", item) for item in value], " OR ", FALSE
+            )
+        case _ if operator in _ORDERS and (value is None or isinstance(value, list | tuple | dict)):
+            return FALSE if value is None else _no_order(operator, path)
+    return dialect.json_test(column, inside, operator, value)
+
+
+def _no_order(operator: str, path: str) -> Sql:
+    raise InvalidOperation(f"{operator} takes a number, text or a boolean here", field=path)
+
+
+def is_exact(dialect: Dialect, table: Table, condition: Condition) -> bool:
+    """Whether the database can evaluate `condition` itself."""
+    return all(_is_exact(dialect, table, item) for item in comparisons(condition))
+
+
+def _is_exact(dialect: Dialect, table: Table, item: Compare) -> bool:
+    column, inside = table.place(item.path)
+    null = item.operator in {"$null", "$exists"} or (item.operator in {"$eq", "$ne"} and item.value is None)
+    return dialect.json_paths or column.kind != "json" or (null and not inside)
+
+
+def superset(dialect: Dialect, table: Table, condition: Condition) -> Sql:
+    """What the database can evaluate of `condition`: it matches all that `condition` does, or more."""
+    if is_exact(dialect, table, condition):
+        return render(dialect, table, condition)
+    if isinstance(condition, And):
+        return join([superset(dialect, table, part) for part in condition.conditions], " AND ", TRUE)
+    return TRUE
+
+
+def matching(dialect: Dialect, table: Table, condition: Condition, records: Sequence[Record]) -> list[Record]:
+    """Those of `records`, which `superset` matched, that `condition` matches."""
+    if is_exact(dialect, table, condition):
+        return list(records)
+    stored = _as_stored(dialect, table, condition)
+    return [record for record in records if evaluate(stored, record)]
+
+
+def _as_stored(dialect: Dialect, table: Table, condition: Condition) -> Condition:
+    """`condition` with operands as they are in images: a boolean is a number in MySQL."""
+    match condition:
+        case Compare(path, operator, value):
+            column, _ = table.place(path)
+            if column.kind == "json" or operator in {"$null", "$exists"}:
+                return condition
+            items = value if isinstance(value, list | tuple | set | frozenset) else [value]
+            bound = [dialect.bind(column, item, stored=False) for item in items]
+            return Compare(path, operator, bound if items is value else bound[0])
+        case And(parts):
+            return And(tuple(_as_stored(dialect, table, part) for part in parts))
+        case Or(parts):
+            return Or(tuple(_as_stored(dialect, table, part) for part in parts))
+        case Not(part):
+            return Not(_as_stored(dialect, table, part))
 
 
 def greater(dialect: Dialect, column: Column, operator: str, value: Any) -> Sql:

@@ -22,6 +22,7 @@ class Dialect(ABC):
       statement.
     * `dynamic`: a column may hold values of any type.
     * `text_json`: the driver gives and takes JSON as text.
+    * `json_paths`: it can evaluate conditions on what is inside of JSON; otherwise that is done here.
     """
 
     name: ClassVar[str]
@@ -35,9 +36,7 @@ class Dialect(ABC):
     together: ClassVar[bool] = False
     dynamic: ClassVar[bool] = False
     text_json: ClassVar[bool] = True
-    operators: ClassVar[frozenset[str]] = frozenset(
-        "$eq $ne $gt $gte $lt $lte $in $nin $exists $null $like $startsWith $endsWith $contains".split()
-    )
+    json_paths: ClassVar[bool] = True
 
     def __init__(self, quote: Callable[[str], str], compile_type: Callable[[Any], str]) -> None:
         self.quote = quote
@@ -59,6 +58,7 @@ class Dialect(ABC):
             operand=self._operand(kind, declared),
             element=values.element_of(declared),
             zoned=bool(getattr(declared, "timezone", False)),
+            folds=str(described.get("collation") or "").endswith("_ci"),
             binary_json=isinstance(declared, JSONB),
             computed="computed" in described,
             always=bool(identity.get("always")),
@@ -94,7 +94,15 @@ class Dialect(ABC):
 
     @abstractmethod
     def matches(self, column: Column, operator: str, text: str) -> Sql:
-        """`$like`, `$startsWith`, `$endsWith`, `$contains` of text, by code point."""
+        """`$like`, `$ilike`, `$regex`, `$startsWith`, `$endsWith`, `$contains` of text, by code point."""
+
+    @abstractmethod
+    def json_test(self, column: Column, inside: str, operator: str, value: Any) -> Sql:
+        """A condition on what a JSON column has at the path `inside` (empty: on all of it).
+
+        `operator` is `$eq`, an order, one of `matches`, `$null`; or `$containsAll`, which asks whether a list or
+        a text is there.
+        """
 
     @abstractmethod
     def now(self, column: Column) -> Sql:

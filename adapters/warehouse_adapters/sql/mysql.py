@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -9,8 +10,9 @@ from uuid import UUID
 
 from sqlalchemy import types
 
+from warehouse.patterns import anchored
 from warehouse_adapters.sql import values
-from warehouse_adapters.sql.dialects import Dialect, like
+from warehouse_adapters.sql.dialects import Dialect, like, pattern_parts
 from warehouse_adapters.sql.links import Link, Rows
 from warehouse_adapters.sql.tables import Column, Kind, Sql
 
@@ -26,6 +28,7 @@ class MySQL(Dialect):
     """
 
     name = "MariaDB"
+    json_paths = False
 
     def _shown(self, quoted: str, declared: Any) -> str:
         single = isinstance(declared, types.FLOAT) and not isinstance(declared, types.DOUBLE)
@@ -53,9 +56,23 @@ class MySQL(Dialect):
                 return Sql(f"RIGHT({side}, LENGTH({mark})) = {mark}", (text, text))
             case "$contains":
                 return Sql(f"LOCATE({mark}, {side}) > 0", (text,))
+            case "$ilike" | "$regex":
+                pattern = _folding(text) if operator == "$ilike" else anchored(text, r"\z")
+                exact = f"CONVERT({column.quoted} USING utf8mb4) COLLATE utf8mb4_bin"
+                found = Sql(f"{exact} REGEXP %s", (f"(?s){pattern}",))
+                if (
+                    operator == "$ilike" and column.folds
+                ):  # what its collation takes for equal can use an index
+                    near = Sql(f"{column.quoted} LIKE %s ESCAPE '|'", (like(text, "|%_"),))
+                    return Sql(f"({near.text} AND {found.text})", near.params + found.params)
+                return found
             case _:
                 exact = f"CONVERT({column.quoted} USING utf8mb4) COLLATE utf8mb4_bin"
                 return Sql(f"{exact} LIKE %s ESCAPE '|'", (like(text, "|%_"),))
+
+    def json_test(self, column: Column, inside: str, operator: str, value: Any) -> Sql:  # noqa: ARG002
+        """Only whether the whole is null is asked of it: paths are evaluated here (`json_paths`)."""
+        return Sql(f"({column.quoted} IS NULL OR JSON_TYPE({column.quoted}) = 'NULL')")
 
     def now(self, column: Column) -> Sql:  # noqa: ARG002
         return Sql("UTC_TIMESTAMP(6)")
@@ -76,6 +93,19 @@ class MySQL(Dialect):
         if isinstance(value, datetime) and value.tzinfo is not None:
             return value.astimezone(UTC).replace(tzinfo=None)
         return value
+
+
+def _folding(pattern: str) -> str:
+    """A LIKE pattern of ours as a regular expression that folds ASCII letters, and no others."""
+    out = []
+    for character, wild in pattern_parts(pattern):
+        if wild:
+            out.append(".*" if character == "%" else ".")
+        elif character.isascii() and character.isalpha():
+            out.append(f"[{character.lower()}{character.upper()}]")
+        else:
+            out.append(re.escape(character))
+    return rf"\A{''.join(out)}\z"
 
 
 class AsyncmyLink(Link):

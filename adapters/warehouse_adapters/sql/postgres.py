@@ -1,8 +1,11 @@
 """PostgreSQL: its SQL, and its connections by psycopg."""
 
+# ruff: noqa: S608 - names are quoted, and values are bound
+
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -11,6 +14,7 @@ from sqlalchemy.dialects.postgresql import CITEXT, JSONB
 from sqlalchemy.pool import PoolProxiedConnection
 
 from warehouse.errors import StoreError
+from warehouse.patterns import fold
 from warehouse_adapters.sql import values
 from warehouse_adapters.sql.dialects import Dialect, like
 from warehouse_adapters.sql.links import Link, Rows
@@ -54,8 +58,49 @@ class PostgreSQL(Dialect):
                 return Sql(f"right({side}, length(%s::text)) = %s", (text, text))
             case "$contains":
                 return Sql(f"strpos({side}, %s) > 0", (text,))
+            case "$ilike":
+                folded = f"translate({side}, '{_UPPER}', '{_UPPER.lower()}')"
+                return Sql(f"{folded} LIKE %s ESCAPE '|'", (like(fold(text), "|%_"),))
+            case "$regex":
+                return Sql(
+                    f"{side} ~ %s", (text,)
+                )  # its dot matches a newline, and its $ nothing but the end
             case _:
                 return Sql(f"{side} LIKE %s ESCAPE '|'", (like(text, "|%_"),))
+
+    def json_test(self, column: Column, inside: str, operator: str, value: Any) -> Sql:
+        document = column.compared
+        found = f"({document} #> {_path_literal(inside)})" if inside else document
+        kind = f"jsonb_typeof({found})"
+        match operator:
+            case "$null":
+                return Sql(f"COALESCE({kind}, 'null') = 'null'")
+            case "$containsAll":
+                return Sql(f"{kind} IN ('array', 'string')")
+            case "$eq":
+                return Sql(f"{found} = %s", (self._operand_json(value),))
+            case "$contains":
+                elements = f"jsonb_array_elements(CASE WHEN {kind} = 'array' THEN {found} ELSE '[]' END)"
+                listed = Sql(
+                    f"EXISTS (SELECT 1 FROM {elements} AS e(v) WHERE v = %s)", (self._operand_json(value),)
+                )
+                if not isinstance(value, str):
+                    return listed
+                texts = self.matches(_text_of(column, found, kind), operator, value)
+                return Sql(f"({texts.text} OR {listed.text})", texts.params + listed.params)
+            case _ if operator in _JSON_ORDERS and not isinstance(value, str):
+                of_kind = "boolean" if isinstance(value, bool) else "number"
+                order = f"{found} {_JSON_ORDERS[operator]} %s"
+                return Sql(f"({kind} = '{of_kind}' AND {order})", (self._operand_json(value),))
+            case _ if operator in _JSON_ORDERS:
+                text = self.ordered(_text_of(column, found, kind))
+                return Sql(f"{text} {_JSON_ORDERS[operator]} %s", (value,))
+        return self.matches(_text_of(column, found, kind), operator, value)
+
+    def _operand_json(self, value: Any) -> Any:
+        from psycopg.types.json import Jsonb
+
+        return Jsonb(value)
 
     def now(self, column: Column) -> Sql:
         return Sql("clock_timestamp()" if column.zoned else "(clock_timestamp() AT TIME ZONE 'UTC')")
@@ -72,6 +117,23 @@ class PostgreSQL(Dialect):
 
         values.json_text(column, value)
         return Jsonb(value) if column.binary_json else Json(value)
+
+
+_UPPER: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_JSON_ORDERS: Final = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+
+
+def _path_literal(inside: str) -> str:
+    """A path into a document as SQL. Its names come from the caller: they are quoted twice."""
+    parts = (part.replace("\\", "\\\\").replace('"', '\\"') for part in inside.split("."))
+    array = "{" + ",".join(f'"{part}"' for part in parts) + "}"
+    return "'" + array.replace("'", "''").replace("%", "%%") + "'"
+
+
+def _text_of(column: Column, found: str, kind: str) -> Column:
+    """A column of text that is null where what was found is no text."""
+    text = f"(CASE WHEN {kind} = 'string' THEN {found} #>> '{{}}' END)"
+    return replace(column, kind="text", quoted=text, compared=text)
 
 
 _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"

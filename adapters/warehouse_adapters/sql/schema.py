@@ -66,6 +66,11 @@ _TRIGGERS: Final = {
 _CHECKS: Final = """
     SELECT check_clause FROM information_schema.check_constraints
     WHERE constraint_schema = %s AND table_name = %s"""
+_COLLATIONS: Final = {
+    "MariaDB": """
+        SELECT column_name, collation_name FROM information_schema.columns
+        WHERE table_schema = %s AND table_name = %s AND collation_name IS NOT NULL"""
+}
 _PARTIAL: Final = ("postgresql_where", "sqlite_where", "mysql_length", "mariadb_length")
 _JSON_CHECK: Final = re.compile(r"json_valid\(`(.+)`\)", re.IGNORECASE)
 
@@ -116,9 +121,12 @@ class Reflection:
 
     def _read(self, place: _Place) -> Table:
         described = self._inspector.get_columns(place.table, place.schema)
-        json = self._json_columns(place)
+        json, collations = self._json_columns(place), self._collations(place)
         columns = {
-            each["name"]: self._dialect.column(dict(each), "json" if each["name"] in json else None)
+            each["name"]: self._dialect.column(
+                {**each, "collation": collations.get(each["name"])},
+                "json" if each["name"] in json else None,
+            )
             for each in described
         }
         primary, unique = self._keys(place)
@@ -160,6 +168,12 @@ class Reflection:
     def _decoded(self, columns: dict[str, Column]) -> Iterator[str]:
         if self._dialect.text_json:
             yield from (name for name, column in columns.items() if column.kind == "json")
+
+    def _collations(self, place: _Place) -> dict[str, str]:
+        """The collation of each text column, where it decides whether an index can be used."""
+        if self._dialect.name != "MariaDB":
+            return {}
+        return {str(name): str(collation) for name, collation in self._ask(_COLLATIONS, place)}
 
     def _json_columns(self, place: _Place) -> frozenset[str]:
         """MariaDB's JSON is text with a check; by that it is known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time
@@ -11,6 +12,8 @@ from uuid import UUID
 
 import anyio
 
+from warehouse import conditions
+from warehouse.records import ABSENT, get
 from warehouse_adapters.sql import values
 from warehouse_adapters.sql.dialects import Dialect, pattern_parts
 from warehouse_adapters.sql.links import Link, Rows
@@ -18,6 +21,8 @@ from warehouse_adapters.sql.tables import Column, Kind, Sql
 
 # How long SQLite waits for a lock at a time.
 _SLICE_MS: Final = 50
+# A function of ours, by which SQLite asks the reference for what it cannot evaluate itself.
+_TEST: Final = "warehouse_test"
 _INT64: Final = range(-(2**63), 2**63)
 
 
@@ -68,8 +73,17 @@ class SQLite(Dialect):
                 return Sql(is_text)
             case "$contains":
                 return Sql(f"({is_text} AND instr({column.quoted}, ?) > 0)", (text,))
+            case "$ilike" | "$regex":
+                return Sql(
+                    f"({is_text} AND {_TEST}({column.quoted}, '', ?, ?))", (operator, json.dumps(text))
+                )
             case _:
                 return Sql(f"({is_text} AND {column.quoted} GLOB ?)", (glob(text),))
+
+    def json_test(self, column: Column, inside: str, operator: str, value: Any) -> Sql:
+        if operator == "$containsAll":
+            value = []
+        return Sql(f"{_TEST}({column.quoted}, ?, ?, ?)", (inside or ".", operator, json.dumps(value)))
 
     def now(self, column: Column) -> Sql:
         return Sql("?", (self._adapt(column, datetime.now(UTC)),))
@@ -101,6 +115,17 @@ def glob(pattern: str) -> str:
     )
 
 
+def _test(value: Any, inside: str, operator: str, operand: str) -> bool | None:
+    """What the function `warehouse_test` answers: a condition on a text; or, at a path (`.`: all), on JSON."""
+    found = value
+    if inside and value is not None:
+        found = {"": json.loads(value)}
+        found = get(found, "" if inside == "." else f".{inside}")
+    return conditions.test(
+        operator, None if found is ABSENT else found, True if operator == "$null" else json.loads(operand)
+    )
+
+
 class AiosqliteLink(Link):
     """aiosqlite: a thread each connection.
 
@@ -113,6 +138,7 @@ class AiosqliteLink(Link):
     async def _setup(self) -> None:
         await self._execute("PRAGMA foreign_keys = ON", ())
         await self._execute(f"PRAGMA busy_timeout = {_SLICE_MS}", ())
+        await self._driver.create_function(_TEST, 4, _test, deterministic=True)
 
     async def _execute(self, text: str, params: Sequence[Any]) -> Rows:
         end = anyio.current_time() + self._wait

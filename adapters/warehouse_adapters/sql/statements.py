@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from warehouse.adapter import Query
-from warehouse.conditions import Condition
+from warehouse.conditions import Condition, sort_records
 from warehouse.errors import InvalidOperation
 from warehouse.records import Key, Record
 from warehouse.updates import Assignment
-from warehouse_adapters.sql.conditions import greater, render
+from warehouse_adapters.sql.conditions import greater, is_exact, matching, render, superset
 from warehouse_adapters.sql.dialects import Dialect
 from warehouse_adapters.sql.tables import Column, Sql, Table
-from warehouse_adapters.sql.values import is_numeric
+from warehouse_adapters.sql.values import is_numeric, json_text
 
 _ARITHMETIC: Final = {"$increment": "+", "$multiply": "*"}
 _LISTS: Final = frozenset({"$push", "$pull", "$addToSet"})
@@ -41,17 +41,32 @@ def probe(table: Table, where: Sql) -> Sql:
 
 
 def find(dialect: Dialect, table: Table, query: Query) -> Sql:
-    """A read: conditions, order, limit and offset."""
+    """A read: conditions, order, limit and offset; without the last three where `found` has to see to them."""
+    here = _is_finished_here(dialect, table, query)
     order = [
         dialect.order(table.column(name.removeprefix("-")), descending=name.startswith("-"))
-        for name in query.order_by
+        for name in (() if here else query.order_by)
     ]
-    base = select(dialect, table, render(dialect, table, query.where), lock=False, order=order)
+    base = select(dialect, table, superset(dialect, table, query.where), lock=False, order=order)
     limits = ""
-    if query.limit is not None or query.offset:
+    if (query.limit is not None or query.offset) and not here:
         # There is no OFFSET without LIMIT in MySQL and SQLite.
         limits = f" LIMIT {query.limit if query.limit is not None else 2**63 - 1} OFFSET {query.offset}"
     return Sql(f"{base.text}{limits}{dialect.lock if query.lock else ''}", base.params)
+
+
+def found(dialect: Dialect, table: Table, query: Query, records: Sequence[Record]) -> list[Record]:
+    """The records of a read, from the rows that `find` gave."""
+    if not _is_finished_here(dialect, table, query):
+        return list(records)
+    matched = sort_records(matching(dialect, table, query.where, records), query.order_by)
+    return matched[query.offset :][: query.limit]
+
+
+def _is_finished_here(dialect: Dialect, table: Table, query: Query) -> bool:
+    """Whether the database cannot evaluate all of the read: what is inside of JSON has an order here only."""
+    inside = any(table.place(name.removeprefix("-"))[0].kind == "json" for name in query.order_by)
+    return inside or not is_exact(dialect, table, query.where)
 
 
 def insert(
@@ -141,13 +156,17 @@ def delete(table: Table, where: Sql, *, returning: bool = False) -> Sql:
 
 
 def computes(assignments: Sequence[Assignment]) -> bool:
-    """Whether the new values must be computed here, since they are lists inside of columns."""
-    return any(item.operator in _LISTS for item in assignments)
+    """Whether the new values must be computed here, since they are lists, or lie inside of columns."""
+    return any(item.operator in _LISTS or "." in item.path for item in assignments)
 
 
 def check_assignment(dialect: Dialect, table: Table, item: Assignment) -> None:
     """Refuse an update operator that the column's type does not take."""
-    column = table.column(item.path)
+    column, inside = table.place(item.path)
+    if inside:
+        _require(column, item, item.operator != "$currentDate")
+        json_text(column, item.value, item.path)
+        return
     if item.operator in _LISTS:
         if column.kind not in {"array", "json"}:
             raise InvalidOperation(f"{item.operator} needs a list", field=item.path)

@@ -45,7 +45,7 @@ class Column:
     * `quoted`: its name in SQL; `shown`: the SQL that reads it without loss; `written`: the placeholder of a
       value for it.
     * `compared`: the SQL that compares it by value, with `operand` as the placeholder of the other side.
-    * `zoned`: a point in time with its zone.
+    * `zoned`: a point in time with its zone; `folds`: its collation ignores case (MySQL).
     * `element`: the kind of the elements of an array.
     * `computed`: the store calculates it; `always`: the store numbers it, unless overridden.
     """
@@ -59,6 +59,7 @@ class Column:
     operand: str
     element: Kind | None = None
     zoned: bool = False
+    folds: bool = False
     binary_json: bool = False
     computed: bool = False
     always: bool = False
@@ -122,7 +123,7 @@ class Table:
             return found
         if path.partition(".")[0] in self.columns:
             raise InvalidOperation(
-                "paths into the values of SQL columns are not supported",
+                "a path into a value stands for no column",
                 entity=self.name,
                 field=path,
                 hint="name the whole column",
@@ -133,6 +134,21 @@ class Table:
             field=path,
             hint=did_you_mean(path, self.columns),
         )
+
+    def place(self, path: str) -> tuple[Column, str]:
+        """The column that `path` is in, and the rest of it.
+
+        Raises UnknownField, and InvalidOperation for a path into what has nothing inside.
+        """
+        head, _, inside = path.partition(".")
+        if path in self.columns or not inside or head not in self.columns:
+            return self.column(path), ""
+        column = self.columns[head]
+        if column.kind != "json":
+            raise InvalidOperation(
+                f"a column of kind {column.kind} has nothing inside", entity=self.name, field=path
+            )
+        return column, inside
 
     def is_about(self, error: ConstraintViolated, names: Sequence[str]) -> bool:
         """Whether what was violated is the uniqueness of exactly these columns."""

@@ -135,7 +135,8 @@ class SqlUnit:
 
 async def _find(work: Work, query: Query) -> list[Record]:
     table = work.table(query.info.entity.name)
-    return await work.rows(table, statements.find(work.dialect, table, query))
+    rows = await work.rows(table, statements.find(work.dialect, table, query))
+    return statements.found(work.dialect, table, query, rows)
 
 
 async def _read(work: Work, info: EntityInfo, keys: Sequence[Key]) -> list[Image]:

@@ -54,7 +54,7 @@ async def _update_at_once(work: Work, table: Table, request: Request) -> list[tu
 
 async def _update_locked(work: Work, table: Table, request: Request) -> list[tuple[Record, Record]]:
     dialect = work.dialect
-    before = await work.locked(table, render(dialect, table, request.where))
+    before = await work.matching(table, request.where)
     if dialect.dynamic:
         _compute(request, before)  # a number is to be changed only where there is one
     keys = [table.key_of(record) for record in before]
@@ -66,8 +66,8 @@ async def _update_locked(work: Work, table: Table, request: Request) -> list[tup
 
 async def _update_computed(work: Work, table: Table, request: Request) -> list[tuple[Record, Record]]:
     """Lists inside of columns: lock the rows, compute the new values by the reference, write them."""
-    before = await work.locked(table, render(work.dialect, table, request.where))
-    names = [item.path for item in request.assignments]
+    before = await work.matching(table, request.where)
+    names = list(dict.fromkeys(item.path.partition(".")[0] for item in request.assignments))
     after = await set_rows(work, table, before, _compute(request, before), names) if before else []
     return list(zip(before, after, strict=True))
 
@@ -84,11 +84,12 @@ async def delete(work: Work, table: Table, request: Request) -> list[Change]:
 
     None refers to an earlier one, so that undo, from the end, finds whatever a row refers to.
     """
-    where, guard = render(work.dialect, table, request.where), conditions.paths(request.where)
+    guard = conditions.paths(request.where)
     if work.dialect.one_statement and not table.references:
+        where = render(work.dialect, table, request.where)
         gone = await work.rows(table, statements.delete(table, where, returning=True))
         return [deleted(table, record, guard) for record in gone]
-    gone = await work.locked(table, where)
+    gone = await work.matching(table, request.where)
     reached = Reached(work)
     await reached.follow(table, gone)
     await work.delete(table, gone)

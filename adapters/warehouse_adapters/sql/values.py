@@ -122,12 +122,14 @@ def is_numeric(column: Column) -> bool:
     return column.kind in NUMBERS
 
 
-def json_text(column: Column, value: Any) -> str:
+def json_text(column: Column, value: Any, path: str | None = None) -> str:
     """`value` as JSON; InvalidOperation where JSON has no such thing."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InvalidOperation(f"the value cannot be written as JSON: {error}", field=column.name) from None
+        raise InvalidOperation(
+            f"the value cannot be written as JSON: {error}", field=path or column.name
+        ) from None
 
 
 def uniform(array: Any) -> list[Any]:

@@ -8,10 +8,11 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from warehouse.conditions import Condition
 from warehouse.errors import StoreError
 from warehouse.records import ABSENT, Change, Image, Key, Record
 from warehouse_adapters.sql import statements
-from warehouse_adapters.sql.conditions import by_key
+from warehouse_adapters.sql.conditions import by_key, matching, superset
 from warehouse_adapters.sql.dialects import Dialect
 from warehouse_adapters.sql.links import Link
 from warehouse_adapters.sql.tables import Sql, Table
@@ -32,6 +33,11 @@ class Work:
     async def locked(self, table: Table, where: Sql) -> list[Record]:
         """The rows that match, locked until the unit ends, in the order of their keys."""
         return await self.rows(table, statements.select(self.dialect, table, where, lock=True))
+
+    async def matching(self, table: Table, where: Condition) -> list[Record]:
+        """As `locked`. Rows that only `superset` matches are locked, too."""
+        rows = await self.locked(table, superset(self.dialect, table, where))
+        return matching(self.dialect, table, where, rows)
 
     async def read(self, table: Table, keys: Sequence[Key], *, lock: bool) -> list[Image]:
         """The images of `keys`, in order."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from warehouse.adapter import WriteStatus, Written
 from warehouse.errors import ConstraintViolated, StoreError, TransientError
-from warehouse.records import ABSENT, Absent, Change, Image, Record, same_image
+from warehouse.records import ABSENT, Absent, Change, Image, Record, get, put, same_image
 from warehouse_adapters.sql import statements
 from warehouse_adapters.sql.cascades import has_dependants
 from warehouse_adapters.sql.inserts import set_rows
@@ -70,8 +70,11 @@ async def _make(work: Work, table: Table, change: Change, current: Image) -> Non
     elif isinstance(current, Absent):
         await _insert(work, table, change.after)
     else:
-        names = [name for name in table.names if name in change.written and not table.columns[name].computed]
-        await set_rows(work, table, [current], [change.after], names)
+        target, heads = current, {path.partition(".")[0] for path in change.written}
+        for path in sorted(change.written):
+            target = put(target, path, get(change.after, path))
+        names = [name for name in table.names if name in heads and not table.columns[name].computed]
+        await set_rows(work, table, [current], [target], names)
 
 
 async def _delete(work: Work, table: Table, current: Record) -> None:
