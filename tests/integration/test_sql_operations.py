@@ -397,3 +397,18 @@ async def test_a_value_that_does_not_fit_is_refused_before_and_after(request, tm
                 await unit.execute(good)
             assert caught.value.field == "id"
         assert (await store.adapter.describe(Entity("t"))).fields == {"id", "s", "j"}
+
+
+@everywhere
+async def test_integers_between_two_doubles_are_compared_exactly(store):
+    await store.sql("CREATE TABLE t (id int PRIMARY KEY, x double precision)")
+    await store.do("insert", "t", records=[{"id": 1, "x": 2.0**63}, {"id": 2, "x": 2.0**53}])
+    for where, found in (
+        ({"x": 2**63 - 1}, []),
+        ({"x": {"$in": [2**63 - 1, 2**53 + 1]}}, []),
+        ({"x": {"$gt": 2**63 - 1}}, [1]),
+        ({"x": {"$lte": 2**63 - 1}}, [2]),
+        ({"x": {"$lt": 2**53 + 1}}, [2]),
+        ({"x": {"$gte": 2**53 + 1}}, [1]),
+    ):
+        assert sorted(row["id"] for row in await store.find("t", where)) == found, where

@@ -85,12 +85,19 @@ def _in(dialect: Dialect, column: Column, values: Sequence[Any]) -> Sql:
     parts = [Sql(f"{column.quoted} IS NULL")] if any(value is None for value in values) else []
     groups: dict[str, list[Any]] = {}
     for value in values:
-        if value is not None:
+        if value is not None and not _between_doubles(dialect, column, value):
             bound = dialect.bind(column, value, stored=False)
             groups.setdefault(dialect.guard(column, value), []).append(bound)
     for guard, bound in groups.items():
         parts.append(_one_of(dialect, column, guard, bound))
     return join(parts, " OR ", FALSE)
+
+
+def _between_doubles(dialect: Dialect, column: Column, value: Any) -> bool:
+    """Whether a column of doubles can hold nothing equal to this integer, which the store would round for it."""
+    if column.kind != "float" or dialect.dynamic or not isinstance(value, int):
+        return False
+    return abs(value) < 2**1023 and float(value) != value
 
 
 def _one_of(dialect: Dialect, column: Column, guard: str, bound: list[Any]) -> Sql:
@@ -111,6 +118,12 @@ def _ordered(dialect: Dialect, column: Column, operator: str, value: Any) -> Sql
         raise InvalidOperation(
             f"{operator} does not apply to a column of kind {column.kind}", field=column.name
         )
+    if _between_doubles(dialect, column, value):
+        above = float(value) > value
+        operator = (
+            ("$gte" if above else "$gt") if operator in {"$gt", "$gte"} else ("$lt" if above else "$lte")
+        )
+        value = float(value)
     bound = dialect.bind(column, value, stored=False)
     part = Sql(f"{dialect.ordered(column)} {_ORDERS[operator]} {column.operand}", (bound,))
     guard = dialect.guard(column, value)
