@@ -4,6 +4,7 @@ from uuid import uuid4
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from contract import types_sql
 from servers import Server
 from warehouse.records import Entity
 from warehouse.testing.harness import Harness
@@ -12,6 +13,9 @@ from warehouse_adapters.sql import SqlAdapter
 
 class SqlHarness(Harness):
     table: str
+    setup: tuple[str, ...] = ()
+    as_text: str
+    reader = None
     url: str
 
     def __init__(self, server: Server) -> None:
@@ -27,6 +31,26 @@ class SqlHarness(Harness):
         self.tables.append(name)
         return Entity(name)
 
+    async def typed_entity(self):
+        columns = ", ".join(f"{kind.field} {kind.stored}" for kind in self.types)
+        name = f"typed_{uuid4().hex[:12]}"
+        await self.run(*self.setup, f"CREATE TABLE {name} (id bigint PRIMARY KEY, {columns})")
+        self.tables.append(name)
+        return Entity(name)
+
+    async def rendered(self, entity, number):
+        """Each column as the store writes it, read past the adapter."""
+        columns = ", ".join(self.as_text.format(kind.field) for kind in self.types)
+        url = make_url(self.url)
+        engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
+        async with engine.connect() as connection:
+            result = await connection.exec_driver_sql(
+                f"SELECT {columns} FROM {entity.name} WHERE id = {number}"
+            )
+            row = result.first()
+        await engine.dispose()
+        return None if row is None else tuple(row)
+
     async def run(self, *statements):
         url = make_url(self.url)
         engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
@@ -37,12 +61,17 @@ class SqlHarness(Harness):
 
     async def __aexit__(self, *error):
         await super().__aexit__(*error)
+        if self.reader is not None:
+            await self.reader.dispose()
         if self.tables:
             await self.run(*(f"DROP TABLE {name}" for name in self.tables))
 
 
 class Postgres(SqlHarness):
     name = "postgres"
+    types = types_sql.POSTGRES
+    setup = types_sql.POSTGRES_SETUP
+    as_text = "{0}::text"
     server = "postgres"
     table = """id bigint PRIMARY KEY, name text, count bigint, ratio double precision, active boolean,
         tags text[], email text UNIQUE, moment timestamptz, details jsonb"""
@@ -50,6 +79,8 @@ class Postgres(SqlHarness):
 
 class MariaDB(SqlHarness):
     name = "mariadb"
+    types = types_sql.MARIADB
+    as_text = "hex(cast({0} as binary))"
     booleans = False
     server = "mariadb"
     table = """id bigint PRIMARY KEY, name varchar(200), count bigint, ratio double, active boolean,
@@ -63,6 +94,8 @@ class MariaDB(SqlHarness):
 
 class SQLite(SqlHarness):
     name = "sqlite"
+    types = types_sql.SQLITE
+    as_text = "typeof({0}), quote({0}), hex({0})"
     booleans = False
     table = """id INTEGER PRIMARY KEY, name TEXT, count INTEGER, ratio REAL, active BOOLEAN,
         email TEXT UNIQUE, moment DATETIME, tags JSON, details JSON"""

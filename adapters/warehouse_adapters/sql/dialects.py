@@ -6,9 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from sqlalchemy import types
 from sqlalchemy.dialects.postgresql import JSONB
 
+from warehouse.conversions import refusal
 from warehouse_adapters.sql import values
+from warehouse_adapters.sql.limits import limit_of
 from warehouse_adapters.sql.tables import Column, Kind, Sql
 
 
@@ -56,6 +59,7 @@ class Dialect(ABC):
             written=self._written(kind, declared),
             compared=self._compared(quoted, kind, declared),
             operand=self._operand(kind, declared),
+            limit=limit_of(declared if kind != "json" else types.JSON(), self.name),
             element=values.element_of(declared),
             zoned=bool(getattr(declared, "timezone", False)),
             folds=str(described.get("collation") or "").endswith("_ci"),
@@ -119,6 +123,8 @@ class Dialect(ABC):
             value = values.decimal(column, value)
         if not self._fits(column, value):
             raise values.misfit(column, value)
+        if stored and column.limit is not None and (reason := column.limit(value)) is not None:
+            raise refusal(self.name, column.name, value, reason)
         if column.kind == "json" and self.text_json:
             return values.json_text(column, value)
         if values.is_numeric(column) and not self.dynamic:

@@ -119,7 +119,7 @@ def _test(value: Any, inside: str, operator: str, operand: str) -> bool | None:
     """What the function `warehouse_test` answers: a condition on a text; or, at a path (`.`: all), on JSON."""
     found = value
     if inside and value is not None:
-        found = {"": json.loads(value)}
+        found = {"": json.loads(value) if isinstance(value, str | bytes) else value}
         found = get(found, "" if inside == "." else f".{inside}")
     return conditions.test(
         operator, None if found is ABSENT else found, True if operator == "$null" else json.loads(operand)

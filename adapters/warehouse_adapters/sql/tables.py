@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -46,6 +46,7 @@ class Column:
       value for it.
     * `compared`: the SQL that compares it by value, with `operand` as the placeholder of the other side.
     * `zoned`: a point in time with its zone; `folds`: its collation ignores case (MySQL).
+    * `limit`: says why a value would not be kept exactly (see `limits`).
     * `element`: the kind of the elements of an array.
     * `computed`: the store calculates it; `always`: the store numbers it, unless overridden.
     """
@@ -57,6 +58,7 @@ class Column:
     written: str
     compared: str
     operand: str
+    limit: Callable[[Any], str | None] | None = None
     element: Kind | None = None
     zoned: bool = False
     folds: bool = False
@@ -178,6 +180,8 @@ class Table:
 
 
 def _from_json(text: Any, name: str) -> Any:
+    if isinstance(text, int | float):
+        return text  # SQLite makes a number of a text that is one
     try:
         return json.loads(text)
     except (ValueError, TypeError) as error:
