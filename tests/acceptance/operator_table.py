@@ -1,8 +1,11 @@
-"""The table of docs/operations.md: which operator each store has, as its adapter declares it once connected.
+"""What the docs say of each store, from the adapters and the harnesses of the contract suite.
+
+The table of docs/operations.md: which operator each store has, as its adapter declares it once connected. And
+docs/types.md: which types are tried on it, what goes in and what comes out.
 
     python -m servers run postgres mariadb mongo neo4j -- python tests/acceptance/operator_table.py
 
-writes it anew. A test compares it with what is there.
+writes both anew. A test compares them with what is there.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from contract.harness_sql import MariaDB, Postgres, SQLite
 from warehouse import conditions, updates
 from warehouse.adapter import Capabilities
 from warehouse.config import load
+from warehouse.conversions import short
 from warehouse.registry import Registry
 
 FILE = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -60,6 +65,35 @@ def render(found: dict[str, Capabilities]) -> str:
     return "\n".join(lines) + "\n"
 
 
+TYPES_FILE = FILE.with_name("types.md")
+TYPED = {"PostgreSQL": Postgres, "MariaDB and MySQL": MariaDB, "SQLite": SQLite}
+TYPES_HEAD = """# Types
+
+What goes into a column, and what comes out of it again, in images, results and finds. Each row is tried with
+generated values, the ends of its range among them: written, changed, deleted and undone, the value is again what it
+was, by the store's own text of it too, also when its image was read back from the journal.
+
+A value that a column would not keep exactly is refused before anything runs; the message names the step, the
+field, the value and the store. `[adapters.T.entities.E] convert = {field = "text"}` (or `"float"`, `"int"`) names a
+conversion for it. A missing value is null, in every type.
+
+The tables for MongoDB, Neo4j and Qdrant are still to come.
+"""
+
+
+def render_types() -> str:
+    lines = [TYPES_HEAD]
+    for name, harness in TYPED.items():
+        lines += [f"## {name}", "", "| Python in | stored as | Python out | |", "| --- | --- | --- | --- |"]
+        for kind in harness.types:
+            refused = ", ".join(short(value) for value in kind.refused)
+            notes = [kind.note, f"refused: {refused}" if refused else ""]
+            note = "; ".join(part for part in notes if part).replace("|", "\\|")
+            lines.append(f"| {kind.takes} | `{kind.stored}` | {kind.gives} | {note} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
 def written() -> str:
     """The table as it stands in the file."""
     return FILE.read_text(encoding="utf-8").partition(MARKS[0])[2].partition(MARKS[1])[0]
@@ -71,6 +105,7 @@ def main() -> None:
         for name in "postgres mariadb mongo neo4j".split()
     }
     table = MARKS[0] + render(asyncio.run(ask(urls))) + MARKS[1]
+    TYPES_FILE.write_text(render_types(), encoding="utf-8")
     text = FILE.read_text(encoding="utf-8")
     FILE.write_text(
         re.sub(f"{MARKS[0]}.*?{MARKS[1]}", lambda _: table, text, flags=re.DOTALL), encoding="utf-8"

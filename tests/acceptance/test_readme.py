@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from acceptance.operator_table import ask, render, written
+from acceptance.operator_table import TYPES_FILE, ask, render, render_types, written
 from warehouse import Warehouse
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +68,11 @@ def test_the_adapter_of_the_documentation_passes_the_contract(tmp_path):
 async def test_the_table_of_operators_is_current(postgres, mariadb, mongo, neo4j_server):
     urls = {"postgres": postgres.url, "mariadb": mariadb.url, "mongo": mongo.url, "neo4j": neo4j_server.url}
     assert render(await ask(urls)) == written(), "run tests/acceptance/operator_table.py"
+
+
+def test_the_tables_of_types_are_those_that_are_tried():
+    found = TYPES_FILE.read_text(encoding="utf-8")
+    assert found == render_types(), "run tests/acceptance/operator_table.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
