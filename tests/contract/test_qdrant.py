@@ -25,6 +25,7 @@ URL = "WAREHOUSE_TEST_QDRANT_URL"
 class QdrantHarness(Harness):
     fields: ClassVar[frozenset[str]] = frozenset(FIELDS) - {"moment"}
     unique = False
+    nulls = False
     paths: ClassVar[dict[str, str]] = {name: f"metadata.{name}" for name in FIELDS if name != "id"}
     adapter: QdrantAdapter
 

@@ -412,3 +412,15 @@ async def test_integers_between_two_doubles_are_compared_exactly(store):
         ({"x": {"$gte": 2**53 + 1}}, [1]),
     ):
         assert sorted(row["id"] for row in await store.find("t", where)) == found, where
+
+
+@everywhere
+async def test_a_sum_beyond_64_bits_is_an_error(store):
+    await store.sql("CREATE TABLE t (id int PRIMARY KEY, n bigint)")
+    await store.do("insert", "t", records=[{"id": 1, "n": 2**63 - 2}])
+    (change,) = await store.do("update", "t", where={"id": 1}, data={"n": {"$increment": 1}})
+    assert change.after["n"] == 2**63 - 1
+    for data in ({"n": {"$increment": 1}}, {"n": {"$multiply": 3}}):
+        with pytest.raises(StoreError):
+            await store.do("update", "t", where={"id": 1}, data=data)
+    assert await store.sql("SELECT n FROM t") == [(2**63 - 1,)]

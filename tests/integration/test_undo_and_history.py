@@ -1,6 +1,8 @@
 """Undo of completed transactions, the history of records, lists, and settling what failed."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from decimal import Decimal
 
 import pytest
@@ -323,3 +325,36 @@ async def test_an_open_warehouse_does_that_by_itself(monkeypatch):
         assert len(await warehouse.transactions()) == 1
         await asyncio.sleep(0.15)
         assert await warehouse.transactions() == []
+
+
+async def test_what_refers_to_a_record_is_undone_before_it(tmp_path):
+    """Foreign keys: a parent made first and changed last, with a child in between."""
+    with closing(sqlite3.connect(tmp_path / "s.db")) as connection, connection:
+        connection.execute("CREATE TABLE parents (id INTEGER PRIMARY KEY, n INTEGER)")
+        connection.execute(
+            "CREATE TABLE children (id INTEGER PRIMARY KEY, parent INTEGER REFERENCES parents (id))"
+        )
+    async with AsyncWarehouse(
+        adapters={
+            "s": {"adapter": "sql", "url": f"sqlite+aiosqlite:///{tmp_path}/s.db"},
+            "a": {"adapter": "memory"},
+        },
+        journal={"url": f"sqlite:///{tmp_path}/journal.db"},
+    ) as warehouse:
+        parents, children = {"tag": "s", "entity": "parents"}, {"tag": "s", "entity": "children"}
+        done = await warehouse.transaction(
+            [
+                {"operation": "insert", "from": parents, "data": {"id": 1, "n": 0}},
+                {"operation": "insert", "from": children, "data": {"id": 1, "parent": 1}},
+                {"operation": "update", "from": parents, "where": {"id": 1}, "data": {"n": 5}},
+                insert("a", {"id": 1}),
+            ]
+        )
+        assert done.ok, done.error
+        undone = await warehouse.undo(done.transaction_id)
+        assert undone.ok, undone.error
+        assert await warehouse.find(parents) == await warehouse.find(children) == []
+        again = await warehouse.undo(undone.transaction_id)
+        assert again.ok, again.error
+        assert await warehouse.find(children) == [{"id": 1, "parent": 1}]
+        assert await warehouse.find(parents) == [{"id": 1, "n": 5}]

@@ -10,7 +10,7 @@ import anyio
 
 from warehouse.adapter import EntityInfo, Outcome, Unit, UnitSettings
 from warehouse.engine.compensate import Done, Terms, Unreachable, kept, place, redo, undo
-from warehouse.errors import StoreError, TransientError, WarehouseError
+from warehouse.errors import InvalidOperation, StoreError, TransientError, WarehouseError
 from warehouse.journal.base import Entry, EntryStep, Journal, Superseded
 from warehouse.records import Absent, Entity, same_image
 from warehouse.registry import Participant, Registry
@@ -81,13 +81,21 @@ class Ending:
 
     async def run(self) -> Recovered:
         """End it: forward where it was decided, backward where it was not, or where forward is impossible."""
-        self._steps = [Journaled(step, await reach(self._registry, step)) for step in self._entry.steps]
+        self._steps = [await self._reached(step) for step in self._entry.steps]
         await anyio.sleep(
             max((step.participant.adapter.capabilities.settle for step in self._steps), default=0)
         )
         if self._entry.state == "committing" and await self._forward():
             return await self._finish("completed", [])
         return await self._backward()
+
+    async def _reached(self, step: EntryStep) -> Journaled:
+        """A step whose store is reached, and has described what was changed. Raises NotYet."""
+        found = Journaled(step, await reach(self._registry, step))
+        with _reaching(found):
+            for entity in step.entities:
+                await found.describe(entity)
+        return found
 
     # Forward
 
@@ -217,5 +225,5 @@ def _reaching(step: Journaled) -> Iterator[None]:
     """What goes wrong in a store here says nothing of the transaction: it is looked at again later."""
     try:
         yield
-    except StoreError as error:
+    except (StoreError, InvalidOperation) as error:
         raise NotYet(f"{step.tag}: {error.message}", step=step.name, tag=step.tag) from error

@@ -11,7 +11,6 @@ from warehouse.engine.ending import Ending
 from warehouse.engine.lease import Lease
 from warehouse.engine.retry import back_off
 from warehouse.engine.watch import Watch
-from warehouse.errors import WarehouseError
 from warehouse.journal.base import Claim, Superseded
 from warehouse.registry import Registry
 from warehouse.results import Recovered
@@ -41,7 +40,7 @@ class Recovery:
             try:
                 await self._sweep(every=False)
                 pause = min([pause, *map(self._watch.pause, await self._unjudged())])
-            except WarehouseError as error:
+            except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
                 _log.warning("recovery could not look into the journal: %s", error)
             await anyio.sleep(pause)
 
@@ -118,12 +117,12 @@ class Recovery:
             ended = await ending.run()
         except Superseded:
             return None
-        except WarehouseError as error:
+        except Exception as error:  # noqa: BLE001 - a mistake in one adapter must not keep the others from their end
             return self._not_yet(claim, error)
         _log.info("transaction %s, whose owner is gone, was %s", claim.transaction_id, ended.status)
         return ended
 
-    def _not_yet(self, claim: Claim, error: WarehouseError) -> Recovered:
+    def _not_yet(self, claim: Claim, error: Exception) -> Recovered:
         tries = self._later.get(claim.transaction_id, (0, 0.0))[0] + 1
         self._later[claim.transaction_id] = (tries, time.monotonic() + _PATIENCE * back_off(tries))
         _log.warning("transaction %s cannot be ended yet: %s", claim.transaction_id, error)

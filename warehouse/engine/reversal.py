@@ -19,7 +19,7 @@ from warehouse.engine.staged import blame, conclude, rollback
 from warehouse.errors import StepFailed, StoreContention, StoreError, TransactionConflict, WarehouseError
 from warehouse.journal.base import EntryStep
 from warehouse.operations import Delete, Source
-from warehouse.records import Absent, Change, Entity, Image, Record, get, put
+from warehouse.records import Absent, Change, Image, Record, get, put
 from warehouse.registry import Participant
 from warehouse.results import Conflict
 from warehouse.undo import Clash, combine, merge
@@ -29,7 +29,7 @@ Made: TypeAlias = Sequence[tuple[EntryStep, Participant, tuple[Change, ...]]]
 
 
 class Reversal:
-    """The undoing of what a transaction made, into `run`."""
+    """The undoing of what a transaction made, into `run`; `made` begins with what was made last."""
 
     def __init__(self, run: Run, made: Made, on_conflict: OnConflict) -> None:
         self._run = run
@@ -63,7 +63,7 @@ class Reversal:
         for made in self._made:
             stores.setdefault(made[0].store, []).append(made)
         try:
-            for group in reversed(stores.values()):
+            for group in stores.values():
                 await self._stage(group)
             if self.conflicts and self._on_conflict == "refuse":
                 return self._refuse()
@@ -85,19 +85,21 @@ class Reversal:
     async def _stage(self, group: Made) -> None:
         """Read what is there, and write back what was: in the open transaction, or planned."""
         run, participant = self._run, group[0][1]
-        owners = {place(change): step for step, _, changes in group for change in changes}
-        combined = combine([change for _, _, changes in group for change in changes], place)
+        last = {place(change): step for step, _, changes in reversed(group) for change in changes}
+        first = {place(change): step for step, _, changes in group for change in changes}
+        combined = combine([change for _, _, changes in reversed(group) for change in changes], place)
         writes: dict[int, list[Change]] = {}
         state = run.states[group[0][0].index]
         try:
             opened = await run.open(participant)
             currents = await self._read(opened.unit, state.step, combined)
             for change in reversed(combined):
-                owner = owners[place(change)]
+                # What created a record is undone in its place: what refers to it goes before.
+                owner = (first if isinstance(change.before, Absent) else last)[place(change)]
                 write = self._merge(owner, participant, change, currents[place(change)])
                 if write is not None:
                     writes.setdefault(owner.index, []).append(write)
-            for step, _, _ in reversed(group):
+            for step, _, _ in group:
                 state = run.states[step.index]
                 mine = tuple(writes.get(step.index, ()))
                 if opened.holds and mine:
@@ -138,8 +140,10 @@ class Reversal:
 
 async def _step(step: EntryStep, participant: Participant, changes: Sequence[Change]) -> Step:
     """What stands for a journaled step while it is undone."""
-    entity = changes[0].entity if changes else Entity("")
-    where = {"relationship" if entity.kind == "relationship" else "entity": entity.name or "-"}
+    for entity in step.entities:
+        await participant.adapter.describe(entity)
+    entity = changes[0].entity
+    where = {"relationship" if entity.kind == "relationship" else "entity": entity.name}
     operation = Delete(from_=Source(tag=participant.tag, **where), all=True, name=step.name)  # type: ignore[arg-type]
     return Step(
         index=step.index,

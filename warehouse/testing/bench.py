@@ -211,7 +211,10 @@ class Bench:
     def expected(self, record: Mapping[str, Any]) -> Logical:
         """`record` as `logical` gives it back: with null for every field that it does not mention."""
         filled: Logical = dict.fromkeys(name for name in self.harness.fields)
-        return filled | self.known(record)
+        known = self.known(record)
+        if not self.harness.nulls:
+            known = {name: without_nulls(value) for name, value in known.items()}
+        return filled | known
 
     def same(self, found: Any, expected: Any) -> bool:
         """Whether values are equal, by type and value, as exactly as the store keeps doubles."""

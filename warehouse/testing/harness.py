@@ -59,6 +59,7 @@ class Harness(ABC):
     * `unique`: whether `email` carries a uniqueness constraint, in which nulls are not equal.
     * `paths`: where the store keeps a field, if not under its own name: `{"id": "_id"}`.
     * `booleans`: whether the store has booleans; otherwise they are the integers 0 and 1 there.
+    * `nulls`: whether a null inside `details` stays; otherwise reading gives the mapping without it.
     * `driver`: whether errors come from a driver, and so must have a `__cause__`.
     * `types`: every type of the store; each is a field of the records of `typed_entity`.
     """
@@ -68,6 +69,7 @@ class Harness(ABC):
     unique: ClassVar[bool] = True
     paths: ClassVar[Mapping[str, str]] = {}
     booleans: ClassVar[bool] = True
+    nulls: ClassVar[bool] = True
     driver: ClassVar[bool] = True
     types: ClassVar[tuple[StoredType, ...]] = ()
 

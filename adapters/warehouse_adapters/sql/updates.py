@@ -56,7 +56,7 @@ async def _update_locked(work: Work, table: Table, request: Request) -> list[tup
     dialect = work.dialect
     before = await work.matching(table, request.where)
     if dialect.dynamic:
-        _compute(request, before)  # a number is to be changed only where there is one
+        _check_sums(request, _compute(request, before))
     keys = [table.key_of(record) for record in before]
     for some in statements.chunks(dialect, keys, len(table.key)):
         where = by_key(dialect, table, some)
@@ -70,6 +70,15 @@ async def _update_computed(work: Work, table: Table, request: Request) -> list[t
     names = list(dict.fromkeys(item.path.partition(".")[0] for item in request.assignments))
     after = await set_rows(work, table, before, _compute(request, before), names) if before else []
     return list(zip(before, after, strict=True))
+
+
+def _check_sums(request: Request, records: Sequence[Record]) -> None:
+    """SQLite counts on in doubles beyond 64 bits, and with text as with 0: neither is to happen."""
+    for item in request.assignments:
+        for record in records:
+            value = record.get(item.path)
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise StoreError(f"{item.operator} leads beyond 64 bits", field=item.path)
 
 
 def _compute(request: Request, records: Sequence[Record]) -> list[Record]:
