@@ -90,6 +90,14 @@ def test_a_watch_believes_in_death_after_one_lease_without_a_heartbeat():
     assert watch.is_dead("b")
 
 
+def test_a_watch_judges_alike_until_it_looks_again():
+    watch = Watch()
+    watch.look({"a": Heartbeat(1, 0.05)})
+    time.sleep(0.06)
+    assert not watch.is_dead("a")  # else recovery would find nothing to do, and then nobody to wait for
+    assert not watch.is_judged("a")
+
+
 async def test_the_living_are_left_alone():
     async with Two() as two:
         paused, release = pause(two.owner, "a.commit")

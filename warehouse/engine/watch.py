@@ -16,6 +16,7 @@ class Watch:
     def __init__(self) -> None:
         self._seen: dict[str, tuple[Heartbeat, float]] = {}
         self._alive: set[str] = set()
+        self._dead: set[str] = set()
 
     def look(self, heartbeats: Mapping[str, Heartbeat]) -> None:
         """Take note of the heartbeats as they are now."""
@@ -30,13 +31,13 @@ class Watch:
                 self._seen[owner] = (heartbeat, now)
                 if before is not None:
                     self._alive.add(owner)
+        self._dead = {
+            owner for owner, (heartbeat, since) in self._seen.items() if now >= since + heartbeat.lease
+        }
 
     def is_dead(self, owner: str) -> bool:
-        """Whether the owner may be taken over from."""
-        if owner not in self._seen:
-            return True
-        heartbeat, since = self._seen[owner]
-        return time.monotonic() >= since + heartbeat.lease
+        """Whether the owner may be taken over from, as of the last look: between two looks nobody dies."""
+        return owner not in self._seen or owner in self._dead
 
     def is_judged(self, owner: str) -> bool:
         """Whether it was seen to live, or is known to be dead."""
