@@ -21,6 +21,7 @@ def _type(kind, values):
 
 class MemoryHarness(Harness):
     driver = False
+    creates = True
     types = (
         _type(str, st.text()),
         _type(int, st.integers()),

@@ -17,6 +17,7 @@ def _plain(value):
 
 
 class MongoHarness(Harness):
+    creates = True
     paths = {"id": "_id"}  # noqa: RUF012
     url: str
 

@@ -10,6 +10,7 @@ from warehouse_adapters.neo4j import Neo4jAdapter
 
 class GraphHarness(Harness):
     fields = frozenset(FIELDS) - {"details"}
+    creates = True
     url: str
     auth: tuple[str, str] | None = None
 

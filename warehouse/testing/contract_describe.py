@@ -47,7 +47,10 @@ class DescribeContract:
         assert await bench.adapter.describe(info.entity) == info
         assert await bench.adapter.describe(info.entity, fresh=True) == info
 
-    async def test_an_unknown_entity_is_refused_where_entities_are_fixed(self, bench: Bench) -> None:
-        if bench.info.fields is not None:
+    async def test_an_unknown_entity_is_refused_unless_the_store_creates_it(self, bench: Bench) -> None:
+        unknown = Entity(f"nothing_{uuid4().hex}")
+        if bench.harness.creates:
+            assert (await bench.adapter.describe(unknown)).entity == unknown
+        else:
             with pytest.raises(UnknownEntity):
-                await bench.adapter.describe(Entity(f"nothing_{uuid4().hex}"))
+                await bench.adapter.describe(unknown)

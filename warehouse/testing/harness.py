@@ -60,6 +60,7 @@ class Harness(ABC):
     * `paths`: where the store keeps a field, if not under its own name: `{"id": "_id"}`.
     * `booleans`: whether the store has booleans; otherwise they are the integers 0 and 1 there.
     * `nulls`: whether a null inside `details` stays; otherwise reading gives the mapping without it.
+    * `creates`: whether the store makes an entity by itself, when something is first written to it.
     * `driver`: whether errors come from a driver, and so must have a `__cause__`.
     * `types`: every type of the store; each is a field of the records of `typed_entity`.
     """
@@ -70,6 +71,7 @@ class Harness(ABC):
     paths: ClassVar[Mapping[str, str]] = {}
     booleans: ClassVar[bool] = True
     nulls: ClassVar[bool] = True
+    creates: ClassVar[bool] = False
     driver: ClassVar[bool] = True
     types: ClassVar[tuple[StoredType, ...]] = ()
 
