@@ -67,11 +67,15 @@ class Place:
         return rows, sorted((point.id, point.vector, sorted(point.payload.items())) for point in found)
 
     def leftovers(self):
-        """Locks and open transactions that the journal still has."""
-        with closing(sqlite3.connect(self.folder / "journal.db")) as connection:
-            states = connection.execute("SELECT state FROM warehouse_transactions").fetchall()
-            locks = connection.execute("SELECT count(*) FROM warehouse_locks").fetchone()[0]
-        return [state for (state,) in states if state not in {"completed", "compensated"}], locks
+        return leftovers(self.folder / "journal.db")
+
+
+def leftovers(path):
+    """Open transactions and the number of locks that the journal still has."""
+    with closing(sqlite3.connect(path)) as connection:
+        states = connection.execute("SELECT state FROM warehouse_transactions").fetchall()
+        locks = connection.execute("SELECT count(*) FROM warehouse_locks").fetchone()[0]
+    return [state for (state,) in states if state not in {"completed", "compensated"}], locks
 
 
 def source(tag):

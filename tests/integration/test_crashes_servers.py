@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,7 +12,7 @@ import pymongo
 import pytest
 from sqlalchemy import make_url
 
-from integration.test_crashes import AT_ONCE, LEASE
+from integration.test_crashes import AT_ONCE, LEASE, leftovers
 from warehouse.errors import ConstraintViolated
 from warehouse.testing import crash
 from warehouse.testing.crash import Scenario
@@ -88,10 +86,7 @@ class Place:
         return rows, [record["n"] for record in found], documents
 
     def leftovers(self):
-        with closing(sqlite3.connect(self.folder / "journal.db")) as connection:
-            states = connection.execute("SELECT state FROM warehouse_transactions").fetchall()
-            locks = connection.execute("SELECT count(*) FROM warehouse_locks").fetchone()[0]
-        return [state for (state,) in states if state not in {"completed", "compensated"}], locks
+        return leftovers(self.folder / "journal.db")
 
     def scenario(self, kind, pattern, path):
         refused = ConstraintViolated("no", constraint="test")
@@ -162,6 +157,7 @@ async def test_killed_anywhere(fresh, kind, pattern, path):
             died = await crash.run(place.scenario(kind, pattern, path), point)
             if died.killed:
                 return place
+            assert (place.contents(), place.leftovers()) == (after if path == "forth" else before, ([], 0))
             place.remove()
         raise AssertionError(f"{point} was not reached: {died}")
 

@@ -16,7 +16,13 @@ from integration.memory_world import World, insert, statuses, update
 from warehouse import AsyncWarehouse, OutcomeUnknown, UnknownTransaction
 from warehouse.adapter import Outcome
 from warehouse.engine.watch import Watch
-from warehouse.errors import ConstraintViolated, JournalUnavailable, StoreOutcomeUnknown, StoreUnavailable
+from warehouse.errors import (
+    ConstraintViolated,
+    JournalUnavailable,
+    StoreOutcomeUnknown,
+    StoreUnavailable,
+    UnknownEntity,
+)
 from warehouse.journal.base import Heartbeat, ReplyLost
 
 pytestmark = pytest.mark.anyio
@@ -126,6 +132,25 @@ async def test_the_dead_are_taken_over_forward_and_told_by_wait():
         result = await waiting
         assert (result.status, result.name, statuses(result)) == ("completed", "orders", "cc")
         assert result.step_results["step_1"].data == [{"id": 1, "n": 5}]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a mistake"), UnknownEntity("dropped")], ids=["bug", "dropped"]
+)
+async def test_what_cannot_be_ended_keeps_no_other_from_its_end(error):
+    async with Two("apq") as two:
+        two.owner.faults.fail("journal.finish", JournalUnavailable("full"), times=None)
+        for tag in "pq":
+            with pytest.raises(OutcomeUnknown):
+                await two.owner.run(insert("a", {"id": tag}), insert(tag, {"id": 1}))
+        await two.die()
+        two.other.faults.fail("p.describe", error, times=None)
+        found = await two.recover()
+        assert sorted(status or "" for status, _ in found) == ["", "completed"]
+        assert any(message and str(error) in message for _, message in found)
+        two.other.faults.clear()
+        assert await two.recover() == [("completed", None)]
+        assert await two.other.leftovers() == []
 
 
 async def test_an_owner_that_closes_leaves_what_is_open_to_be_taken_over_at_once():

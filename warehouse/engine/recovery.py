@@ -11,6 +11,7 @@ from warehouse.engine.ending import Ending
 from warehouse.engine.lease import Lease
 from warehouse.engine.retry import back_off
 from warehouse.engine.watch import Watch
+from warehouse.errors import WarehouseError
 from warehouse.journal.base import Claim, Superseded
 from warehouse.registry import Registry
 from warehouse.results import Recovered
@@ -41,7 +42,9 @@ class Recovery:
                 await self._sweep(every=False)
                 pause = min([pause, *map(self._watch.pause, await self._unjudged())])
             except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
-                _log.warning("recovery could not look into the journal: %s", error)
+                _log.warning(
+                    "recovery could not look for transactions: %s", error, exc_info=_unforeseen(error)
+                )
             await anyio.sleep(pause)
 
     async def recover(self) -> list[Recovered]:
@@ -125,5 +128,12 @@ class Recovery:
     def _not_yet(self, claim: Claim, error: Exception) -> Recovered:
         tries = self._later.get(claim.transaction_id, (0, 0.0))[0] + 1
         self._later[claim.transaction_id] = (tries, time.monotonic() + _PATIENCE * back_off(tries))
-        _log.warning("transaction %s cannot be ended yet: %s", claim.transaction_id, error)
+        _log.warning(
+            "transaction %s cannot be ended yet: %s", claim.transaction_id, error, exc_info=_unforeseen(error)
+        )
         return Recovered(transaction_id=claim.transaction_id, status=None, error=str(error))
+
+
+def _unforeseen(error: Exception) -> bool:
+    """Whether it is a mistake in the code, whose traceback is wanted."""
+    return not isinstance(error, WarehouseError)
