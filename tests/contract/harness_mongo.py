@@ -1,8 +1,12 @@
 from uuid import uuid4
 
+import bson
 import pymongo
 from bson import Int64
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.raw_bson import RawBSONDocument
 
+from contract import types_mongo
 from servers.mongo_peer import MongoPeer
 from warehouse.records import Entity
 from warehouse.testing.harness import Harness
@@ -16,9 +20,18 @@ def _plain(value):
     return int(value) if isinstance(value, Int64) else value
 
 
+RAW = CodecOptions(document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_MS)
+
+
+def _raw_fields(document):
+    """The fields of a raw document, each encoded alone."""
+    return [(name, bson.encode({name: value})) for name, value in bson.decode(document, RAW).items()]
+
+
 class MongoHarness(Harness):
     creates = True
     paths = {"id": "_id"}  # noqa: RUF012
+    types = types_mongo.MONGO
     url: str
 
     async def make(self):
@@ -26,7 +39,11 @@ class MongoHarness(Harness):
 
     async def __aenter__(self):
         await super().__aenter__()
-        self.unique = self.adapter.capabilities.holds  # mongo-java-server counts nulls as equal
+        if not self.adapter.capabilities.holds:
+            self.unique = False  # mongo-java-server counts nulls as equal
+            self.types = tuple(
+                kind for kind in self.types if kind.stored not in types_mongo.JAVA_SERVER_LACKS
+            )
         return self
 
     async def entity(self):
@@ -37,6 +54,13 @@ class MongoHarness(Harness):
                 things = client["contract"][name]
                 things.create_index("email", unique=True, partialFilterExpression=filled)
         return Entity(name)
+
+    async def rendered(self, entity, number):
+        """Each field as the bytes that the server sends."""
+        with pymongo.MongoClient(self.url) as client:
+            things = client["contract"].get_collection(entity.name, codec_options=RAW)
+            found = things.find_one({"_id": {"$eq": number}})
+        return None if found is None else sorted(_raw_fields(found.raw))
 
     def value(self, field, value):
         return _plain(value)

@@ -32,7 +32,7 @@ from warehouse_adapters.mongo.documents import Database, Documents
 from warehouse_adapters.mongo.errors import translated
 from warehouse_adapters.mongo.held import DURABLE, Client, HeldUnit
 from warehouse_adapters.mongo.language import in_order
-from warehouse_adapters.mongo.values import OPTIONS, check_path, check_record, check_value
+from warehouse_adapters.mongo.values import OPTIONS, check_path, check_record, check_storable, check_value
 
 _TRANSACTIONS: Final = 7  # the wire version of MongoDB 4.0, and of sharded clusters:
 _SHARDED_TRANSACTIONS: Final = 8
@@ -178,6 +178,7 @@ class MongoAdapter:
         for assignment in request.assignments:
             check_path(assignment.path)
             check_value(assignment.path, assignment.value)
+            check_storable(assignment.path, assignment.value)
             if assignment.path.partition(".")[0] == "_id":
                 raise InvalidOperation("the _id of a record never changes", field=assignment.path)
         for record in request.records:

@@ -211,13 +211,21 @@ def _canonical(value: Any) -> Any:
     return type(value).__name__, bson.encode({"": value}, codec_options=OPTIONS)
 
 
+def check_storable(field: str, value: Any) -> None:
+    """Raise InvalidOperation where BSON cannot express the value of `field`."""
+    if not storable(value):
+        raise InvalidOperation(
+            f"MongoDB cannot hold this value of type {type(value).__name__}",
+            field=field,
+            hint="BSON has 64-bit integers, decimals of 34 digits, and no dates without a time",
+        )
+
+
 def _refusal(record: Record, error: Exception) -> InvalidOperation:
     """Why `record` cannot be stored, naming the first field that is to blame."""
-    for name, value in record.items():
-        if not storable(value):
-            return InvalidOperation(
-                f"MongoDB cannot hold this value of type {type(value).__name__}",
-                field=name,
-                hint="BSON has 64-bit integers, decimals of 34 digits, and no dates without a time",
-            )
+    try:
+        for name, value in record.items():
+            check_storable(name, value)
+    except InvalidOperation as refusal:
+        return refusal
     return InvalidOperation(f"MongoDB cannot hold this record: {type(error).__name__}")
