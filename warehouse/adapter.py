@@ -14,7 +14,7 @@ closed by different tasks, one after another: keep no task group or cancel scope
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
@@ -152,6 +152,15 @@ class Written:
     status: WriteStatus
     error: StoreError | None = None
 
+    @property
+    def applied(self) -> bool:
+        return self.status is WriteStatus.APPLIED
+
+
+def first_failed(written: Iterable[Written]) -> Written | None:
+    """The first of these that was not applied; None where all were."""
+    return next((item for item in written if not item.applied), None)
+
 
 class Outcome(enum.Enum):
     """What a store says of a unit that it was asked for."""
@@ -256,8 +265,11 @@ class Unit(Protocol):
 
         Compared are the `written` and `guard` paths, or absence. A `before` of ABSENT inserts `after` whole
         (generated values too), an `after` of ABSENT deletes (detaching nothing but what `before` shows),
-        otherwise the `written` paths are set to what `after` has there. Stops at the first that is not
-        applied: the list ends with it.
+        otherwise the `written` paths are set to what `after` has there.
+
+        Returns how each change ended, in order, up to the first that is not applied. A store without
+        transactions that makes several in one round trip goes on with the others that it sent with that one,
+        each with its own end; what is not in the list was never sent.
         """
         ...
 

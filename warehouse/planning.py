@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import groupby
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from warehouse import conditions, updates
-from warehouse.adapter import EntityInfo, Query, Request, StepChanges, WriteStatus, Written
+from warehouse.adapter import EntityInfo, Query, Request, StepChanges, WriteStatus, Written, first_failed
 from warehouse.conditions import And, Compare, Condition
 from warehouse.errors import ConstraintViolated, StoreError
 from warehouse.records import ABSENT, Absent, Change, Entity, Image, Key, Record, get, key_of, same_image
@@ -31,10 +31,7 @@ class PlanningStore(Protocol):
         ...
 
     async def apply(self, info: EntityInfo, changes: Sequence[Change]) -> list[Written]:
-        """Make changes of one entity, in order, each guarded as `Unit.write` says and in one atomic write.
-
-        Stops at the first that is not applied: the list ends with it.
-        """
+        """Make changes of one entity, in order, each guarded and atomic; returns what `Unit.write` says."""
         ...
 
     def complete(self, info: EntityInfo, record: Record) -> Record:
@@ -73,6 +70,30 @@ def claimed(info: EntityInfo, before: Image, after: Image) -> tuple[Key, ...]:
     return tuple(out)
 
 
+def judge(change: Change, current: Image, *, ulps: int = 0) -> WriteStatus:
+    """Whether a write of ours was made, by the record as it is now: UNKNOWN where it is neither image."""
+    if same_image(current, change.after, change.written, ulps=ulps):
+        return WriteStatus.APPLIED
+    if same_image(current, change.before, change.written, ulps=ulps):
+        return WriteStatus.CONFLICT
+    return WriteStatus.UNKNOWN
+
+
+def batches(changes: Sequence[Change], size: int) -> Iterator[list[Change]]:
+    """The changes in order, at most `size` together, and never two of one record together."""
+    batch: list[Change] = []
+    places: set[Any] = set()
+    for change in changes:
+        place = (change.entity, freeze(change.key))
+        if len(batch) == size or place in places:
+            yield batch
+            batch, places = [], set()
+        batch.append(change)
+        places.add(place)
+    if batch:
+        yield batch
+
+
 async def by_entity(
     write: Callable[[Entity, Sequence[Change]], Awaitable[list[Written]]], changes: Sequence[Change]
 ) -> list[Written]:
@@ -80,7 +101,7 @@ async def by_entity(
     out: list[Written] = []
     for entity, together in groupby(changes, key=lambda change: change.entity):
         out += await write(entity, list(together))
-        if out[-1].status is not WriteStatus.APPLIED:
+        if first_failed(out):
             break
     return out
 
@@ -92,7 +113,7 @@ async def one_by_one(
     out: list[Written] = []
     for change in changes:
         out.append(await write(change))
-        if out[-1].status is not WriteStatus.APPLIED:
+        if not out[-1].applied:
             break
     return out
 

@@ -461,6 +461,77 @@ async def test_several_writes_of_a_step_without_replies(nth):
         assert world.rows("p") == {n: {} for n in range(3)}
 
 
+@pytest.mark.parametrize("taken", [1, 2, 3, 5])
+async def test_a_store_that_sends_all_at_once_has_made_what_stands_behind_a_conflict(taken):
+    """Whoever took one record of several: all others that were sent with it are undone."""
+    async with World(lock_timeout=0.1) as world:
+        world.faults.send_together("p")
+        await world.fill("p", *({"id": n, "n": n} for n in range(1, 6)))
+
+        async def meddle():
+            await world.foreign("p", taken, {"n": 99})
+
+        world.faults.before("p.write", meddle)
+        result = await world.run(insert("a", {"id": 1}), update("p", {}, {"n": {"$multiply": 2}}, all=True))
+        assert result.ok
+        assert result.step_results["step_1"].attempts == 2
+        expected = {n: {"n": 198 if n == taken else 2 * n} for n in range(1, 6)}
+        assert world.rows("p") == expected
+        assert await world.leftovers() == []
+
+
+@pytest.mark.parametrize("made", [True, False])
+@pytest.mark.parametrize(("nth", "times"), [(1, 5), (2, 1), (2, 3), (5, 1)])
+async def test_a_store_that_sends_all_at_once_and_loses_replies(made, nth, times):
+    async with World() as world:
+        world.faults.send_together("p")
+        lost = world.faults.lose if made else world.faults.fail
+        lost("p.write", StoreOutcomeUnknown("no reply"), nth=nth, times=times)
+        result = await world.run(insert("a", {"id": 1}), insert("p", [{"id": n} for n in range(1, 6)]))
+        assert result.ok
+        assert world.rows("p") == {n: {} for n in range(1, 6)}
+        assert await world.leftovers() == []
+
+
+async def test_a_store_that_sends_all_at_once_where_one_is_lost_and_another_refused():
+    async with World({**STORES, "p": {**STORES["p"], **UNIQUE}}) as world:
+        world.faults.send_together("p")
+        await world.fill("p", {"id": 9, "email": "x@y"})
+        world.faults.lose("p.write", StoreOutcomeUnknown("no reply"))
+
+        async def meddle():
+            await world.foreign("p", 8, {"id": 8, "email": "b@y"})
+
+        world.faults.before("p.write", meddle)
+        records = [{"id": 1, "email": "a@y"}, {"id": 2, "email": "b@y"}, {"id": 3, "email": "c@y"}]
+        result = await world.run(insert("a", {"id": 1}), insert("p", records))
+        assert (result.status, statuses(result)) == ("compensated", "uf")
+        assert result.error == "step_1 (p, things): email must be unique"
+        assert world.rows("p") == {9: {"email": "x@y"}, 8: {"email": "b@y"}}
+        assert await world.leftovers() == []
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_undo_in_a_store_that_sends_all_at_once(lost):
+    """One record has changed since: that one is merged again, and nothing is undone twice."""
+    async with World() as world:
+        await world.fill("p", *({"id": n, "n": n, "m": 0} for n in range(1, 4)))
+        world.faults.fail("q.write", StoreError("no"))
+        world.faults.send_together("p")
+
+        async def meddle():
+            await world.foreign("p", 2, {"m": 7})
+
+        world.faults.before("p.write", meddle, nth=5)
+        if lost:
+            world.faults.lose("p.write", StoreOutcomeUnknown("no reply"), nth=4)
+        steps = update("p", {}, {"n": {"$increment": 5}}, all=True), insert("q", {"id": 1})
+        result = await world.run(*steps)
+        assert result.status == "compensated"
+        assert world.rows("p") == {1: {"n": 1, "m": 0}, 2: {"n": 2, "m": 7}, 3: {"n": 3, "m": 0}}
+        assert await world.leftovers() == []
+
+
 async def test_a_write_without_a_reply_that_somebody_overwrote_in_part():
     """Neither as before nor as after: our part of it goes again, the rest is named."""
     async with World(lock_timeout=0.1) as world:

@@ -17,7 +17,7 @@ from warehouse.errors import ConstraintViolated, StoreError, StoreOutcomeUnknown
 from warehouse.journal import codec
 from warehouse.records import ABSENT, Change, Entity, get, same
 from warehouse_adapters.mongo import MongoAdapter
-from warehouse_adapters.mongo.documents import Documents
+from warehouse_adapters.mongo.guarded import GuardedDocuments
 
 pytestmark = pytest.mark.anyio
 APPLIED, CONFLICT, REFUSED = WriteStatus.APPLIED, WriteStatus.CONFLICT, WriteStatus.REFUSED
@@ -42,7 +42,7 @@ class Things:
 
     async def documents(self):
         await self.info()
-        return Documents(self.adapter._connected()[1])
+        return GuardedDocuments(self.adapter._connected()[1])
 
     async def read(self, number=1):
         return (await (await self.documents()).load(await self.info(), [{"_id": number}]))[0]

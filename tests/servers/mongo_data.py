@@ -91,9 +91,19 @@ class Data:
         self.open.remove(transaction)
 
     def find(self, transaction: Transaction, name: str, condition: Document) -> list[Document]:
+        ids = _ids(condition.get("_id"))
+        if ids is not None:
+            rest = {field: test for field, test in condition.items() if field != "_id"}
+            by_id = (self._one(transaction, name, rank(value)) for value in ids)
+            return [found for found in by_id if found is not None and matches(found, rest)]
         own = {key: document for (other, key), document in transaction.writes.items() if other == name}
         documents: dict[Any, Document | None] = {**transaction.snapshot.get(name, {}), **own}
         return [found for found in documents.values() if found is not None and matches(found, condition)]
+
+    def _one(self, transaction: Transaction, name: str, key: Any) -> Document | None:
+        if (name, key) in transaction.writes:
+            return transaction.writes[name, key]
+        return transaction.snapshot.get(name, {}).get(key)
 
     def insert(self, transaction: Transaction, name: str, document: Document) -> None:
         key = rank(document["_id"])
@@ -151,6 +161,14 @@ def _duplicate(name: str, index: str, fields: tuple[str, ...], document: Documen
 
 
 # Filters
+
+
+def _ids(test: Any) -> list[Any] | None:
+    """The ids that a filter asks for, each once: it then need not look at all documents."""
+    if not isinstance(test, dict) or list(test) not in (["$eq"], ["$in"]):
+        return None
+    wanted = [test["$eq"]] if "$eq" in test else test["$in"]
+    return list({rank(value): value for value in wanted}.values())
 
 
 def matches(document: Document, condition: Document) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import count
+from itertools import count, groupby
 
 import anyio
 
-from warehouse.adapter import Outcome, StepChanges, WriteStatus, Written
+from warehouse.adapter import Outcome, StepChanges, WriteStatus, Written, first_failed
 from warehouse.engine.retry import back_off
 from warehouse.engine.run import OpenUnit, Run, StepState, unknown
 from warehouse.errors import (
@@ -19,7 +20,7 @@ from warehouse.errors import (
     StoreUnavailable,
     TransientError,
 )
-from warehouse.planning import freeze
+from warehouse.planning import freeze, judge
 from warehouse.records import Change, Image, same_image
 
 
@@ -123,17 +124,17 @@ async def apply(run: Run, opened: OpenUnit, applied: list[StepState]) -> StepFai
             applied.append(replace(state, known=False))
             error = _store_error(raised)
             return run.fail(state, error, error.__cause__ or error)
-        if written[-1].status is WriteStatus.UNKNOWN:
-            written = await _resolve(run, opened, state, written)
-        made = sum(item.status is WriteStatus.APPLIED for item in written)
-        if made == len(changes):
+        written = await _resolve(run, opened, state, written)
+        failed = first_failed(written)
+        if failed is None:
             applied.append(state)
             continue
-        if made:
-            applied.append(_part(state, changes[:made]))
-        if written[-1].status is WriteStatus.UNKNOWN:
-            applied.append(replace(_part(state, changes[made : made + 1]), known=False))
-        return _apply_failed(run, state, written[-1])
+        for status, known in ((WriteStatus.APPLIED, True), (WriteStatus.UNKNOWN, False)):
+            pairs = zip(changes, written, strict=False)
+            some = tuple(change for change, item in pairs if item.status is status)
+            if some:
+                applied.append(replace(_part(state, some), known=known))
+        return _apply_failed(run, state, failed)
     return None
 
 
@@ -142,44 +143,54 @@ def _part(state: StepState, changes: tuple[Change, ...]) -> StepState:
 
 
 async def _resolve(run: Run, opened: OpenUnit, state: StepState, written: list[Written]) -> list[Written]:
-    """Look up the last write, which got no reply, once it can no longer arrive; then go on after it.
+    """Look up the writes that got no reply, once they can no longer arrive; then go on after them.
 
-    It stays UNKNOWN where its record is neither as before nor as after.
+    One stays UNKNOWN where its record is neither as before nor as after.
     """
     changes = state.done.changes if state.done else ()
-    while written[-1].status is WriteStatus.UNKNOWN:
-        lost, change = written[-1], changes[len(written) - 1]
-        status = await _look_up(run, opened, state, change, lost)
-        written = [*written[:-1], Written(status, lost.error)]
-        if status is not WriteStatus.APPLIED:
+    while any(item.status is WriteStatus.UNKNOWN for item in written):
+        written = await _look_up(run, opened, state, written)
+        if first_failed(written):
             return written
         if len(written) < len(changes):
             written += await opened.unit.write(changes[len(written) :])
     return written
 
 
-async def _look_up(
-    run: Run, opened: OpenUnit, state: StepState, change: Change, lost: Written
-) -> WriteStatus:
-    """Whether a write without a reply was made: APPLIED, CONFLICT (it was not) or UNKNOWN."""
+async def _look_up(run: Run, opened: OpenUnit, state: StepState, written: Sequence[Written]) -> list[Written]:
+    """The same, with APPLIED or CONFLICT (it was not made) in place of UNKNOWN where the record tells."""
     capabilities = opened.participant.adapter.capabilities
+    changes = state.done.changes if state.done else ()
+    pairs = [pair for pair in zip(changes, written, strict=False) if pair[1].status is WriteStatus.UNKNOWN]
     await anyio.sleep(capabilities.settle)
     give_up = time.monotonic() + run.options.grace
     for attempt in count(1):
         try:
-            info = await state.step.describe(change.entity)
-            current = (await opened.unit.read(info, [change.key]))[0]
+            images = await _read(opened, state, [change for change, _ in pairs])
             break
         except StoreError as error:
             if not isinstance(error, TransientError) or time.monotonic() >= give_up:
                 text = f"{state.step.tag} lost the reply to a write, and cannot be read"
-                raise unknown(run, text) from lost.error
+                raise unknown(run, text) from pairs[0][1].error
         await anyio.sleep(back_off(attempt))
-    if same_image(current, change.after, change.written, ulps=capabilities.float_ulps):
-        return WriteStatus.APPLIED
-    if same_image(current, change.before, change.written, ulps=capabilities.float_ulps):
-        return WriteStatus.CONFLICT
-    return WriteStatus.UNKNOWN
+    found = iter(images)
+    return [
+        Written(judge(change, next(found), ulps=capabilities.float_ulps), item.error)
+        if item.status is WriteStatus.UNKNOWN
+        else item
+        for change, item in zip(changes, written, strict=False)
+    ]
+
+
+async def _read(opened: OpenUnit, state: StepState, changes: Sequence[Change]) -> list[Image]:
+    """The records of these changes as they are now, in order."""
+    out: dict[object, Image] = {}
+    for entity, some in groupby(changes, key=lambda change: change.entity):
+        mine = list(some)
+        keys = [change.key for change in mine]
+        images = await opened.unit.read(await state.step.describe(entity), keys)
+        out.update(zip(map(id, mine), images, strict=True))
+    return [out[id(change)] for change in changes]
 
 
 def _apply_failed(run: Run, state: StepState, last: Written) -> StepFailed:

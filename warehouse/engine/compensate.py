@@ -9,7 +9,7 @@ from typing import Protocol
 
 import anyio
 
-from warehouse.adapter import EntityInfo, Unit, UnitSettings, WriteStatus, Written
+from warehouse.adapter import EntityInfo, Unit, UnitSettings, WriteStatus, Written, first_failed
 from warehouse.engine.retry import back_off
 from warehouse.errors import (
     ConstraintViolated,
@@ -211,10 +211,9 @@ async def _one_round(
             await terms.keep()
             written = await _write_singly(unit, found)
             residue += await _note_applied(found, written, participant.adapter.capabilities.settle)
-        if len(written) < len(found.writes) or any(
-            item.status is not WriteStatus.APPLIED for item in written
-        ):
+        if len(written) < len(found.writes) or first_failed(written):
             residue += _refused(found, written)
+            _raise_transient(written)
             return all_or_nothing and bool(residue)
         if participant.adapter.capabilities.holds and found.writes:
             await terms.keep()
@@ -296,26 +295,32 @@ async def _note_applied(found: _Round, written: Sequence[Written], settle: float
     ours can still arrive.
     """
     residue: list[Residue] = []
-    for (piece, _), item in zip(found.writes, written, strict=False):
-        if item.status is WriteStatus.APPLIED:
-            residue += _settled(found, [piece])
-        elif item.status is WriteStatus.UNKNOWN:
-            piece.known = False
-            await anyio.sleep(settle)
+    pairs = list(zip(found.writes, written, strict=False))
+    lost = [piece for (piece, _), item in pairs if item.status is WriteStatus.UNKNOWN]
+    for piece in lost:
+        piece.known = False
+    residue += _settled(found, [piece for (piece, _), item in pairs if item.applied])
+    if lost:
+        await anyio.sleep(settle)
     return residue
 
 
 def _refused(found: _Round, written: Sequence[Written]) -> list[Residue]:
-    """After a write that was not applied: what the store refuses is residue, all else is tried again."""
-    piece, change = found.writes[len(written) - 1]
-    last = written[-1]
-    if isinstance(last.error, TransientError):
-        raise last.error
-    if last.status is not WriteStatus.REFUSED:
-        return []
-    piece.settled = True
-    detail = last.error.message if last.error else "refused"
-    return [_residue(piece, Clash(None, change.after, change.before), "constraint", detail)]
+    """What the store refuses is residue; all else that was not applied is tried again."""
+    residue = []
+    for (piece, change), item in zip(found.writes, written, strict=False):
+        if item.status is WriteStatus.REFUSED and not isinstance(item.error, TransientError):
+            piece.settled = True
+            detail = item.error.message if item.error else "refused"
+            clash = Clash(None, change.after, change.before)
+            residue.append(_residue(piece, clash, "constraint", detail))
+    return residue
+
+
+def _raise_transient(written: Sequence[Written]) -> None:
+    for item in written:
+        if isinstance(item.error, TransientError):
+            raise item.error
 
 
 def _residue(piece: Piece, clash: Clash, reason: Reason, detail: str) -> Residue:

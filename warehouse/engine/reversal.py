@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
-from warehouse.adapter import StepChanges, WriteStatus
+from warehouse.adapter import StepChanges, WriteStatus, first_failed
 from warehouse.conditions import EVERYTHING
 from warehouse.engine.compensate import place
 from warehouse.engine.plan import Step
@@ -130,12 +130,12 @@ class Reversal:
         return _overwritten(change, current) if self._on_conflict == "force" else merged.write
 
     async def _write(self, unit: Any, changes: Sequence[Change]) -> None:
-        written = await unit.write(changes)
-        last = written[-1]
-        if last.status is WriteStatus.CONFLICT:
+        failed = first_failed(await unit.write(changes))
+        if failed is None:
+            return
+        if failed.status is WriteStatus.CONFLICT:
             raise StoreContention("somebody else changed the record meanwhile")
-        if last.status is not WriteStatus.APPLIED:
-            raise last.error or StoreError("the store refused to undo a change")
+        raise failed.error or StoreError("the store refused to undo a change")
 
 
 async def _step(step: EntryStep, participant: Participant, changes: Sequence[Change]) -> Step:

@@ -82,6 +82,7 @@ class Faults:
         self.calls: list[str] = []
         self._plans: list[_Plan] = []
         self._capabilities: dict[str, dict[str, Any]] = {}
+        self._together: set[str] = set()
 
     def before(self, call: str, action: Action, *, nth: int = 1, times: int | None = 1) -> None:
         """Await `action` before the call, the `nth` one that matches and as many as `times` from there."""
@@ -106,6 +107,17 @@ class Faults:
     def declare(self, tag: str, **capabilities: Any) -> None:
         """Let the store of `tag` declare other capabilities than it has."""
         self._capabilities.setdefault(tag, {}).update(capabilities)
+
+    def send_together(self, tag: str) -> None:
+        """Let the store of `tag` (without transactions) send all changes of a write at once.
+
+        What is not applied then keeps none of the others from being made.
+        """
+        self._together.add(tag)
+
+    def sends_together(self, tag: str) -> bool:
+        """Whether `send_together` was said of `tag`."""
+        return tag in self._together
 
     def clear(self) -> None:
         """Plan nothing, and forget the calls."""
@@ -239,7 +251,7 @@ class FaultyUnit:
         out: list[Written] = []
         for change in changes:
             out += await self._write(change)
-            if out[-1].status is not WriteStatus.APPLIED:
+            if not out[-1].applied and not self._faults.sends_together(self._tag):
                 break
         return out
 

@@ -30,6 +30,7 @@ from warehouse.planning import PlanningUnit
 from warehouse.records import ABSENT, Entity, Record, get
 from warehouse_adapters.mongo.documents import Database, Documents
 from warehouse_adapters.mongo.errors import translated
+from warehouse_adapters.mongo.guarded import GuardedDocuments
 from warehouse_adapters.mongo.held import DURABLE, Client, HeldUnit
 from warehouse_adapters.mongo.language import in_order
 from warehouse_adapters.mongo.values import OPTIONS, check_path, check_record, check_storable, check_value
@@ -191,7 +192,7 @@ class MongoAdapter:
         client, database = self._connected()
         if self.capabilities.holds:
             return HeldUnit(client, database, self.describe)
-        return GuardedUnit(Documents(database), self.describe)
+        return GuardedUnit(GuardedDocuments(database), self.describe)
 
     async def find(self, query: Query) -> list[Record]:
         """See `Adapter.find`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from bson import ObjectId
 from pymongo import DeleteOne, InsertOne, UpdateOne
@@ -12,29 +12,26 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
 from warehouse import conditions
-from warehouse.adapter import EntityInfo, Query, WriteStatus, Written
+from warehouse.adapter import EntityInfo, Query
 from warehouse.conditions import EVERYTHING, Condition
-from warehouse.errors import ConstraintViolated, StoreContention, StoreError
-from warehouse.planning import one_by_one
-from warehouse.records import ABSENT, Absent, Change, Image, Key, Record, get
-from warehouse_adapters.mongo.errors import translated, violates
-from warehouse_adapters.mongo.language import guarded, narrow, targets, update
+from warehouse.errors import StoreContention, StoreError
+from warehouse.records import ABSENT, Image, Key, Record, get
+from warehouse_adapters.mongo.errors import translated
+from warehouse_adapters.mongo.language import narrow
 from warehouse_adapters.mongo.values import identity, keep
 
 Document: TypeAlias = dict[str, Any]
 Database: TypeAlias = AsyncDatabase[Document]
 Session: TypeAlias = AsyncClientSession
 Write: TypeAlias = InsertOne[Document] | UpdateOne | DeleteOne
-_APPLIED: Final = Written(WriteStatus.APPLIED)
-_CONFLICT: Final = Written(WriteStatus.CONFLICT)
 
 
 class Documents:
-    """A `PlanningStore`; with a session, everything happens inside its transaction."""
+    """What is in a database; with a session, everything happens inside its transaction."""
 
     def __init__(self, database: Database, session: Session | None = None) -> None:
         self._database = database
-        self._session = session
+        self.session = session
 
     def _collection(self, info: EntityInfo) -> AsyncCollection[Document]:
         return self._database[info.entity.name]
@@ -70,7 +67,7 @@ class Documents:
     ) -> AsyncIterator[Record]:
         limit = most if most is not None and where == EVERYTHING else 0
         with translated():
-            found = self._collection(info).find(narrow(where), limit=limit, session=self._session)
+            found = self._collection(info).find(narrow(where), limit=limit, session=self.session)
             async with found as cursor:
                 async for record in cursor:
                     yield record
@@ -82,7 +79,7 @@ class Documents:
         found: dict[Any, Record] = {}
         with translated():
             records = (
-                await self._collection(info).find(_with_keys(info, keys), session=self._session).to_list()
+                await self._collection(info).find(_with_keys(info, keys), session=self.session).to_list()
             )
         for record in records:
             place = identity(get(record, path) for path in info.key)
@@ -97,52 +94,21 @@ class Documents:
         """See `PlanningStore.complete`."""
         return keep(record if "_id" in record else {"_id": ObjectId(), **record})
 
+    async def bulk(self, info: EntityInfo, writes: Sequence[Write]) -> int:
+        """Make several writes in order, in one round trip; how many of them found their record."""
+        if not writes:
+            return 0
+        with translated(writing=self.session is None):
+            result = await self._collection(info).bulk_write(list(writes), ordered=True, session=self.session)
+        return result.inserted_count + result.matched_count + result.deleted_count
+
     async def send(self, info: EntityInfo, writes: Sequence[Write]) -> None:
-        """Make several writes in order, in one round trip.
+        """Make several writes in order, each of a record that was read before.
 
         Raises StoreContention where one of them does not find its record.
         """
-        if not writes:
-            return
-        with translated(writing=self._session is None):
-            result = await self._collection(info).bulk_write(
-                list(writes), ordered=True, session=self._session
-            )
-        if result.inserted_count + result.matched_count + result.deleted_count != len(writes):
+        if await self.bulk(info, writes) != len(writes):
             raise StoreContention("a record was changed by somebody else meanwhile")
-
-    async def apply(self, info: EntityInfo, changes: Sequence[Change]) -> list[Written]:
-        """See `PlanningStore.apply`. In a transaction, raises what is not about one change alone."""
-        return await one_by_one(lambda change: self._apply(info, change), changes)
-
-    async def _apply(self, info: EntityInfo, change: Change) -> Written:
-        try:
-            with translated(writing=self._session is None):
-                return _APPLIED if await self._make(info, change) else _CONFLICT
-        except StoreError as error:
-            if change.before is ABSENT and violates(error, info.key):
-                return Written(WriteStatus.CONFLICT, error)
-            if self._session is not None and not isinstance(error, ConstraintViolated):
-                raise
-            return Written(WriteStatus.UNKNOWN if error.outcome_unknown else WriteStatus.REFUSED, error)
-
-    async def _make(self, info: EntityInfo, change: Change) -> bool:
-        """Whether the guard of `change` held, and the write was made."""
-        collection, before, after = self._collection(info), change.before, change.after
-        if isinstance(before, Absent):
-            if not isinstance(after, Absent):
-                await collection.insert_one(dict(after), session=self._session)
-            return True
-        compared = change.written | change.guard
-        if isinstance(after, Absent):
-            deleted = await collection.delete_one(guarded(before, compared), session=self._session)
-            return deleted.deleted_count == 1
-        paths = targets(before, after, change.written)
-        condition, document = guarded(before, compared.union(paths)), update(after, paths)
-        if not document:
-            return await collection.find_one(condition, {"_id": 1}, session=self._session) is not None
-        updated = await collection.update_one(condition, document, session=self._session)
-        return updated.matched_count == 1
 
 
 def _with_keys(info: EntityInfo, keys: Sequence[Key]) -> Document:

@@ -24,6 +24,7 @@ from warehouse.records import ABSENT, Absent, Change, Entity, Image, Key, Record
 from warehouse.updates import Assignment
 from warehouse_adapters.mongo.documents import Database, Document, Documents, Session, Write
 from warehouse_adapters.mongo.errors import DRIVER_ERRORS, translate_commit, translated
+from warehouse_adapters.mongo.guarded import apply
 from warehouse_adapters.mongo.language import in_order, targets, update
 from warehouse_adapters.mongo.values import identity
 
@@ -154,7 +155,7 @@ class HeldUnit:
         async with self._transaction() as documents:
 
             async def write(entity: Entity, together: Sequence[Change]) -> list[Written]:
-                return await documents.apply(await self._describe(entity), together)
+                return await apply(documents, await self._describe(entity), together)
 
             out = await by_entity(write, changes)
         if out and out[-1].error is not None:
