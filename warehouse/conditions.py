@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -244,6 +244,21 @@ def equal(left: Any, right: Any) -> bool:
     ):
         return _nan(left) and _nan(right)
     return bool(left == right)
+
+
+def bucket(value: Any) -> Hashable:
+    """Something hashable that is the same for all values that are `equal`."""
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        return "number", "NaN" if not isinstance(value, int) and _nan(value) else value
+    if isinstance(value, list | tuple):
+        return "list", tuple(bucket(item) for item in value)
+    if isinstance(value, Mapping):
+        return "mapping", frozenset((name, bucket(item)) for name, item in value.items())
+    try:
+        hash(value)
+    except TypeError:
+        return str(_kind(value))
+    return str(_kind(value)), value
 
 
 def _nan(value: float | Decimal) -> bool:

@@ -13,10 +13,13 @@ from typing import Any, Protocol, Self
 
 from warehouse import conditions, updates
 from warehouse.adapter import EntityInfo, Query, Request, StepChanges, WriteStatus, Written, first_failed
-from warehouse.conditions import And, Compare, Condition
+from warehouse.conditions import Condition
 from warehouse.errors import ConstraintViolated, StoreError
 from warehouse.records import ABSENT, Absent, Change, Entity, Image, Key, Record, get, key_of, same_image
 from warehouse.updates import Assignment
+from warehouse.upserts import Present, any_of
+
+_ASKED = 500  # combinations of conflict keys in one read
 
 
 class PlanningStore(Protocol):
@@ -169,48 +172,57 @@ class PlanningUnit:
     async def _insert(self, request: Request) -> list[Change]:
         info = request.info
         records = [await self.admit(info, record) for record in request.records]
-        keys = [key_in(info, record) for record in records]
-        images = await self.load(info, keys)
-        changes = []
-        for given, record, key, image in zip(request.records, records, keys, images, strict=True):
-            if image is not ABSENT or not isinstance(self._seen(info, key, image), Absent):
-                raise ConstraintViolated(f"a record with the key {key} is there already", constraint="key")
-            changes.append(self._plan(info, key, ABSENT, record, written=frozenset(given)))
-        return changes
+        images = await self.load(info, [key_in(info, record) for record in records])
+        return [
+            self._create(info, given, record, image)
+            for given, record, image in zip(request.records, records, images, strict=True)
+        ]
+
+    def _create(self, info: EntityInfo, given: Record, record: Record, image: Image) -> Change:
+        """Plan the insert of `record`; `image` is what was there under its key."""
+        key = key_in(info, record)
+        if image is not ABSENT or not isinstance(self._seen(info, key, image), Absent):
+            raise ConstraintViolated(f"a record with the key {key} is there already", constraint="key")
+        return self._plan(info, key, ABSENT, record, written=frozenset(given))
 
     async def _upsert(self, request: Request) -> list[Change]:
         info = request.info
+        records = [await self.admit(info, record) for record in request.records]
+        present = await self._conflicting(request, records)
+        images = await self.load(info, [key_in(info, record) for record in records])
         changes = []
-        for given in request.records:
-            record = await self.admit(info, given)
-            existing = await self._conflicting(request, record)
+        for given, record, image in zip(request.records, records, images, strict=True):
+            existing = present.like(record)
             if existing is not None:
-                fields = request.update_fields if request.update_fields is not None else tuple(given)
-                items = tuple(
-                    Assignment(path, "$set", get(record, path))
-                    for path in fields
-                    if path not in request.conflict_keys and path not in info.key
-                )
-                changes.append(self._update(request, existing, items, frozenset(request.conflict_keys)))
+                items = tuple(self._overwriting(request, given, record))
+                change = self._update(request, existing, items, frozenset(request.conflict_keys))
             else:
-                key = key_in(info, record)
-                if (await self.load(info, [key]))[0] is not ABSENT:
-                    raise ConstraintViolated(
-                        f"a record with the key {key} is there already", constraint="key"
-                    )
-                changes.append(self._plan(info, key, ABSENT, record, written=frozenset(given)))
+                change = self._create(info, given, record, image)
+            present.replace(change.before, change.after)
+            changes.append(change)
         return changes
 
-    async def _conflicting(self, request: Request, record: Record) -> Record | None:
-        """The record with the same `conflict_keys`; a null among them equals nothing."""
-        values = {path: get(record, path) for path in request.conflict_keys}
-        if any(value is None or value is ABSENT for value in values.values()):
-            return None
-        same = And(tuple(Compare(path, "$eq", value) for path, value in values.items()))
-        existing = await self.matching(request.info, same)
-        if len(existing) > 1:
-            raise ConstraintViolated(f"several records match the conflict_keys {list(values)}")
-        return existing[0] if existing else None
+    @staticmethod
+    def _overwriting(request: Request, given: Record, record: Record) -> Iterator[Assignment]:
+        """What an upsert writes where the record is there: but not what identifies it."""
+        for path in request.update_fields if request.update_fields is not None else given:
+            if path not in request.conflict_keys and path not in request.info.key:
+                yield Assignment(path, "$set", get(record, path))
+
+    async def _conflicting(self, request: Request, records: Sequence[Record]) -> Present:
+        """The records that have the same `conflict_keys` as one of these."""
+        present = Present(request.conflict_keys, lambda record: freeze(key_in(request.info, record)))
+        wanted = [values for record in records if (values := present.values(record)) is not None]
+        if set(request.conflict_keys) == set(request.info.key):
+            keys = [dict(zip(request.conflict_keys, values, strict=True)) for values in wanted]
+            for image in await self.load(request.info, keys):
+                present.replace(ABSENT, image)
+            return present
+        for start in range(0, len(wanted), _ASKED):
+            where = any_of(request.conflict_keys, wanted[start : start + _ASKED])
+            for record in await self.matching(request.info, where):
+                present.replace(ABSENT, record)
+        return present
 
     def _update(
         self, request: Request, before: Record, items: Sequence[Assignment], guard: frozenset[str]

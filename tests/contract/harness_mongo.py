@@ -5,6 +5,7 @@ import pymongo
 from bson import Int64
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
+from pymongo.monitoring import CommandListener
 
 from contract import types_mongo
 from servers.mongo_peer import MongoPeer
@@ -28,6 +29,22 @@ def _raw_fields(document):
     return [(name, bson.encode({name: value})) for name, value in bson.decode(document, RAW).items()]
 
 
+class Sent(CommandListener):
+    """The commands that the driver has sent."""
+
+    def __init__(self):
+        self.commands = []
+
+    def started(self, event):
+        self.commands.append(event.command_name)
+
+    def succeeded(self, event):
+        pass
+
+    def failed(self, event):
+        pass
+
+
 class MongoHarness(Harness):
     creates = True
     paths = {"id": "_id"}  # noqa: RUF012
@@ -35,12 +52,20 @@ class MongoHarness(Harness):
     url: str
 
     async def make(self):
-        return MongoAdapter(MongoAdapter.Settings(adapter="mongo", url=self.url, database="contract"))
+        self.sent = Sent()
+        options = {"event_listeners": [self.sent]}
+        return MongoAdapter(
+            MongoAdapter.Settings(adapter="mongo", url=self.url, database="contract", options=options)
+        )
+
+    def statements(self):
+        return len(self.sent.commands)
 
     async def __aenter__(self):
         await super().__aenter__()
         if not self.adapter.capabilities.holds:
             self.unique = False  # mongo-java-server counts nulls as equal
+            self.many = 2_000  # and looks at all documents for each guarded write
             self.types = tuple(
                 kind for kind in self.types if kind.stored not in types_mongo.JAVA_SERVER_LACKS
             )

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -11,6 +12,17 @@ from warehouse.testing.harness import Harness
 from warehouse_adapters.sql import SqlAdapter
 
 
+def _counting(link, sent):
+    """The class `link` of connections, noting each statement in `sent`."""
+
+    class Counting(link):
+        async def run(self, sql):
+            sent.append(sql.text)
+            return await super().run(sql)
+
+    return Counting
+
+
 class SqlHarness(Harness):
     table: str
     setup: tuple[str, ...] = ()
@@ -20,10 +32,15 @@ class SqlHarness(Harness):
 
     def __init__(self, server: Server) -> None:
         self.url = server.url
-        self.tables = []
+        self.tables, self.sent = [], []
 
     async def make(self):
-        return SqlAdapter(SqlAdapter.Settings(adapter="sql", url=self.url))
+        adapter = SqlAdapter(SqlAdapter.Settings(adapter="sql", url=self.url))
+        adapter._backend = replace(adapter._backend, link=_counting(adapter._backend.link, self.sent))
+        return adapter
+
+    def statements(self):
+        return len(self.sent)
 
     async def entity(self):
         name = f"things_{uuid4().hex[:12]}"
@@ -101,7 +118,7 @@ class SQLite(SqlHarness):
         email TEXT UNIQUE, moment DATETIME, tags JSON, details JSON"""
 
     def __init__(self) -> None:
-        self.tables = []
+        self.tables, self.sent = [], []
 
     async def make(self):
         from tempfile import mkdtemp

@@ -25,8 +25,10 @@ from warehouse.adapter import (
     UnitSettings,
     WriteStatus,
     Written,
+    first_failed,
 )
 from warehouse.conditions import And, Compare, Condition, Not, Or
+from warehouse.planning import freeze
 from warehouse.records import Change, Image, Record, same
 from warehouse.testing.harness import Harness
 
@@ -170,18 +172,20 @@ class Bench:
 
     async def undo(self, changes: Sequence[Change]) -> int:
         """Undo as the engine does: last change first, each merged with the current image; how many writes."""
-        writes = 0
+        combined = undo.combine(changes, lambda change: freeze(change.key))[::-1]
         async with self.unit() as unit:
-            for change in reversed(changes):
-                (current,) = await unit.read(self.info, [change.key])
-                merged = undo.merge(change, current, self.info.config, ulps=self.capabilities.float_ulps)
-                assert not merged.clashes
-                if merged.write is not None:
-                    (written,) = await unit.write([merged.write])
-                    assert written.status is WriteStatus.APPLIED, written.error
-                    writes += 1
+            currents = await unit.read(self.info, [change.key for change in combined])
+            merged = [
+                undo.merge(change, current, self.info.config, ulps=self.capabilities.float_ulps)
+                for change, current in zip(combined, currents, strict=True)
+            ]
+            assert not [merge.clashes for merge in merged if merge.clashes]
+            writes = [merge.write for merge in merged if merge.write is not None]
+            written = await unit.write(writes)
+            assert first_failed(written) is None, written[-1].error
+            assert len(written) == len(writes)
             await unit.commit()
-        return writes
+        return len(writes)
 
     # Looking
 

@@ -39,6 +39,7 @@ from warehouse.testing.bench import Bench
 from warehouse.testing.contract_conditions import ConditionContract
 from warehouse.testing.contract_describe import DescribeContract
 from warehouse.testing.contract_injection import InjectionContract
+from warehouse.testing.contract_many import ManyContract
 from warehouse.testing.contract_operations import OperationContract
 from warehouse.testing.contract_refusals import RefusalContract
 from warehouse.testing.contract_types import TypeContract
@@ -59,6 +60,7 @@ class AdapterContract(
     WriteContract,
     UndoContract,
     TypeContract,
+    ManyContract,
     InjectionContract,
     RefusalContract,
 ):

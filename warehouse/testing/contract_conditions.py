@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -120,7 +120,22 @@ class ConditionContract:
         await bench.do(bench.delete(None))
         await bench.seed(*given)
         rows = await bench.contents()  # where doubles are kept only nearly, what is compared is what is kept
-        assert bench.same(rows, [bench.expected(row) for row in given])
+        kept, sent = (_without_number_kinds(records) for records in (rows, map(bench.expected, given)))
+        assert bench.same(kept, sent)
         for condition in asked:
             await check_found(bench, condition, rows)
         tried.append(len(asked))
+
+
+def _without_number_kinds(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records with doubles in place of the integers in `details`: some JSON does not tell them apart."""
+
+    def doubles(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: doubles(item) for name, item in value.items()}
+        return float(value) if type(value) is int else value
+
+    return [
+        record | {"details": doubles(record["details"])} if "details" in record else record
+        for record in records
+    ]

@@ -62,6 +62,7 @@ class Harness(ABC):
     * `nulls`: whether a null inside `details` stays; otherwise reading gives the mapping without it.
     * `creates`: whether the store makes an entity by itself, when something is first written to it.
     * `driver`: whether errors come from a driver, and so must have a `__cause__`.
+    * `many`: how many records one operation is tried with; fewer only where the store itself is too slow.
     * `types`: every type of the store; each is a field of the records of `typed_entity`.
     """
 
@@ -73,6 +74,7 @@ class Harness(ABC):
     nulls: ClassVar[bool] = True
     creates: ClassVar[bool] = False
     driver: ClassVar[bool] = True
+    many: ClassVar[int] = 10_000
     types: ClassVar[tuple[StoredType, ...]] = ()
 
     adapter: Adapter
@@ -107,6 +109,10 @@ class Harness(ABC):
     def value(self, field: str, value: Any) -> Any:  # noqa: ARG002 - for those that override it
         """The logical value of what the store keeps in `field` (a store without booleans: `bool(value)`)."""
         return value
+
+    def statements(self) -> int | None:
+        """How many statements or requests the adapter has sent so far; None where it sends none."""
+        return None
 
     # The rest follows.
 

@@ -82,11 +82,12 @@ class GraphRules(Rules):
 
     def verify(self, view: View, info: EntityInfo, changes: Sequence[Change]) -> None:
         super().verify(view, info, changes)
-        for change in changes:
-            if change.entity.kind == "relationship":
-                _verify_ends(view, change)
-            elif change.after is ABSENT:
-                _verify_unconnected(view, change)
+        if info.entity.kind == "relationship":
+            nodes: dict[str, Mapping[Hashable, Record]] = {}
+            for change in changes:
+                _verify_ends(view, nodes, change)
+        elif any(change.after is ABSENT for change in changes):
+            _verify_unconnected(view, changes)
 
 
 def _check_relationship(record: Record) -> None:
@@ -104,22 +105,33 @@ def _check_relationship(record: Record) -> None:
         raise InvalidOperation("it takes a mapping", field="properties")
 
 
-def _verify_ends(view: View, change: Change) -> None:
+def _verify_ends(view: View, nodes: dict[str, Mapping[Hashable, Record]], change: Change) -> None:
+    """`nodes` keeps the tables that were looked into, by label."""
     if change.after is ABSENT:
         return
     for end in _ENDS:
         node = get(change.after, end)
         if change.before is not ABSENT and node != get(change.before, end):
             raise ConstraintViolated("the ends of a relationship cannot be changed", constraint=end)
-        if freeze(node["key"]) not in view.table(Entity(node["entity"])):
+        label = node["entity"]
+        if label not in nodes:
+            nodes[label] = view.table(Entity(label))
+        if freeze(node["key"]) not in nodes[label]:
             raise ConstraintViolated(f"its {end} node {node['key']} is not there", constraint=end)
 
 
-def _verify_unconnected(view: View, change: Change) -> None:
-    node = {"entity": change.entity.name, "key": change.key}
-    tables = [view.table(entity) for entity in view.entities() if entity.kind == "relationship"]
-    if any(conditions.evaluate(_ends_at(node), record) for table in tables for record in table.values()):
-        raise _still_connected(node)
+def _verify_unconnected(view: View, changes: Sequence[Change]) -> None:
+    connected = {
+        conditions.bucket(record[end])
+        for entity in view.entities()
+        if entity.kind == "relationship"
+        for record in view.table(entity).values()
+        for end in _ENDS
+    }
+    for change in changes:
+        node = {"entity": change.entity.name, "key": change.key}
+        if change.after is ABSENT and conditions.bucket(node) in connected:
+            raise _still_connected(node)
 
 
 def _ends_at(node: Record) -> Condition:

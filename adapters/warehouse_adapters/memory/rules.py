@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Protocol
 from uuid import uuid4
 
@@ -12,7 +12,18 @@ from warehouse.conditions import Condition
 from warehouse.config import EntityConfig
 from warehouse.errors import ConstraintViolated, InvalidOperation
 from warehouse.planning import claimed, freeze
-from warehouse.records import ABSENT, Absent, Change, Entity, Image, Record, get, put, same_image
+from warehouse.records import (
+    ABSENT,
+    Absent,
+    Change,
+    Entity,
+    Image,
+    Key,
+    Record,
+    get,
+    put,
+    same_image,
+)
 
 
 class View(Protocol):
@@ -118,3 +129,19 @@ def guarded(change: Change, current: Image) -> Image | None:
     for path in sorted(change.written):
         out = put(out, path, copy.deepcopy(get(change.after, path)))
     return out
+
+
+def sound(
+    changes: Sequence[Change], current: Callable[[Key], Image]
+) -> tuple[list[Change], dict[Hashable, tuple[Key, Image]]]:
+    """The changes up to the first whose guard fails, and by frozen key what they leave."""
+    made: list[Change] = []
+    left: dict[Hashable, tuple[Key, Image]] = {}
+    for change in changes:
+        frozen = freeze(change.key)
+        image = guarded(change, left[frozen][1] if frozen in left else current(change.key))
+        if image is None:
+            break
+        made.append(change)
+        left[frozen] = change.key, image
+    return made, left

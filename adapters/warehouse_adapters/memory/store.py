@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
 
 from warehouse import conditions
 from warehouse.adapter import EntityInfo, Query, WriteStatus, Written
 from warehouse.errors import ConstraintViolated
 from warehouse.planning import freeze, one_by_one
 from warehouse.records import ABSENT, Absent, Change, Entity, Image, Key, Record
-from warehouse_adapters.memory.rules import Rules, guarded
+from warehouse_adapters.memory.rules import Rules, sound
 from warehouse_adapters.memory.space import Space
 
 
@@ -32,41 +33,54 @@ class MemoryStore:
         return found if query.near is None else self.rules.search(found, query)
 
     async def apply(self, info: EntityInfo, changes: Sequence[Change]) -> list[Written]:
-        return await one_by_one(lambda change: self._apply(info, change), changes)
+        """See `PlanningStore.apply`. The rules are those for what all of the changes leave."""
+        try:
+            return self._apply(info, changes)
+        except ConstraintViolated as error:
+            if len(changes) == 1:
+                return [Written(WriteStatus.REFUSED, error)]
+        return await one_by_one(lambda change: self._alone(info, change), changes)
 
-    async def _apply(self, info: EntityInfo, change: Change) -> Written:
+    async def _alone(self, info: EntityInfo, change: Change) -> Written:
+        (written,) = await self.apply(info, [change])
+        return written
+
+    def _apply(self, info: EntityInfo, changes: Sequence[Change]) -> list[Written]:
         with self.space.mutex:
-            current = self.space.table(info.entity).get(freeze(change.key), ABSENT)
-            image = guarded(change, current)
-            if image is None:
-                return Written(WriteStatus.CONFLICT)
-            try:
-                self.rules.verify(_Changed(self.space, change, image), info, [change])
-            except ConstraintViolated as error:
-                return Written(WriteStatus.REFUSED, error)
-            self.space.put(info.entity, change.key, image)
-            return Written(WriteStatus.APPLIED)
+            table = self.space.table(info.entity)
+            made, left = sound(changes, lambda key: table.get(freeze(key), ABSENT))
+            self.rules.verify(_Changed(self.space, info.entity, left), info, made)
+            for key, image in left.values():
+                self.space.put(info.entity, key, image)
+        out = [Written(WriteStatus.APPLIED)] * len(made)
+        return out if len(made) == len(changes) else [*out, Written(WriteStatus.CONFLICT)]
 
     def complete(self, info: EntityInfo, record: Record) -> Record:
         return self.rules.complete(info, record)
 
 
 class _Changed:
-    """A space as it will be with one more record changed."""
+    """A space as it will be with some records of one entity changed."""
 
-    def __init__(self, space: Space, change: Change, image: Image) -> None:
+    def __init__(self, space: Space, entity: Entity, left: Mapping[Hashable, tuple[Key, Image]]) -> None:
         self._space = space
-        self._change = change
-        self._image = image
+        self._entity = entity
+        self._left = left
 
     def entities(self) -> list[Entity]:
         return self._space.entities()
 
     def table(self, entity: Entity) -> Mapping[Hashable, Record]:
-        records = dict(self._space.table(entity))
-        if entity == self._change.entity:
-            if isinstance(self._image, Absent):
-                records.pop(freeze(self._change.key), None)
+        if entity != self._entity:
+            return self._space.table(entity)
+        return self._table
+
+    @cached_property
+    def _table(self) -> Mapping[Hashable, Record]:
+        records = dict(self._space.table(self._entity))
+        for frozen, (_, image) in self._left.items():
+            if isinstance(image, Absent):
+                records.pop(frozen, None)
             else:
-                records[freeze(self._change.key)] = self._image
+                records[frozen] = image
         return records

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Se
 from warehouse.adapter import EntityInfo, Query, Request, StepChanges, UnitSettings, WriteStatus, Written
 from warehouse.conditions import Condition
 from warehouse.errors import ConstraintViolated
-from warehouse.planning import PlanningUnit, freeze, key_in, one_by_one
+from warehouse.planning import PlanningUnit, by_entity, freeze, key_in, one_by_one
 from warehouse.records import Absent, Change, Entity, Image, Key, Record
-from warehouse_adapters.memory.rules import Rules, guarded, record_lock
+from warehouse_adapters.memory.rules import Rules, record_lock, sound
 from warehouse_adapters.memory.space import Space
 from warehouse_adapters.memory.store import MemoryStore
 
@@ -24,6 +24,7 @@ class MemoryUnit(PlanningUnit):
         super().__init__(store, describe)
         self._rules: Rules = store.rules
         self._space: Space = store.space
+        self._met: dict[Entity, None] = {}
 
     async def execute(self, request: Request, *, savepoint: bool = False) -> StepChanges:
         return copy.deepcopy(await super().execute(request, savepoint=savepoint))
@@ -46,7 +47,10 @@ class MemoryUnit(PlanningUnit):
     # What this unit sees, for the rules
 
     def entities(self) -> list[Entity]:
-        return list(dict.fromkeys([*self._space.entities(), *(entity for entity, _ in self._planned)]))
+        return list(dict.fromkeys([*self._space.entities(), *self._met]))
+
+    def planned(self, info: EntityInfo, change: Change) -> None:  # noqa: ARG002
+        self._met[info.entity] = None
 
     def table(self, entity: Entity) -> Mapping[Hashable, Record]:
         with self._space.mutex:
@@ -94,22 +98,30 @@ class HeldUnit(MemoryUnit):
         return copy.deepcopy(await self.load(info, keys))
 
     async def write(self, changes: Sequence[Change]) -> list[Written]:
-        return await one_by_one(self._write_one, changes)
+        return await by_entity(self._write, changes)
 
-    async def _write_one(self, change: Change) -> Written:
-        info = await self._describe(change.entity)
-        (current,) = await self.load(info, [change.key])
-        image = guarded(change, current)
-        if image is None:
-            return Written(WriteStatus.CONFLICT)
+    async def _write(self, entity: Entity, changes: Sequence[Change]) -> list[Written]:
+        """The rules are those for what all of the changes leave."""
+        info = await self._describe(entity)
+        images = await self.load(info, [change.key for change in changes])
+        current = {freeze(change.key): image for change, image in zip(changes, images, strict=True)}
+        made, left = sound(changes, lambda key: current[freeze(key)])
         saved = dict(self._planned)
-        self._planned[change.entity, freeze(change.key)] = (change.key, image)
+        self._met[entity] = None
+        self._planned |= {(entity, frozen): found for frozen, found in left.items()}
         try:
-            await self._settle(info, [change])
+            await self._settle(info, made)
         except ConstraintViolated as error:
             self._planned = saved
-            return Written(WriteStatus.REFUSED, error)
-        return Written(WriteStatus.APPLIED)
+            if len(changes) == 1:
+                return [Written(WriteStatus.REFUSED, error)]
+            return await one_by_one(lambda change: self._alone(entity, change), changes)
+        out = [Written(WriteStatus.APPLIED)] * len(made)
+        return out if len(made) == len(changes) else [*out, Written(WriteStatus.CONFLICT)]
+
+    async def _alone(self, entity: Entity, change: Change) -> Written:
+        (written,) = await self._write(entity, [change])
+        return written
 
     async def commit(self) -> None:
         with self._space.mutex:

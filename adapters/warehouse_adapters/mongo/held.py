@@ -17,11 +17,11 @@ from pymongo.read_concern import ReadConcern
 
 from warehouse import conditions, updates
 from warehouse.adapter import EntityInfo, Query, Request, StepChanges, Written
-from warehouse.conditions import And, Compare, Or
-from warehouse.errors import ConstraintViolated, StoreError
+from warehouse.errors import StoreError
 from warehouse.planning import by_entity, claimed
 from warehouse.records import ABSENT, Absent, Change, Entity, Image, Key, Record, get, key_of
 from warehouse.updates import Assignment
+from warehouse.upserts import Present, any_of
 from warehouse_adapters.mongo.documents import Database, Document, Documents, Session, Write
 from warehouse_adapters.mongo.errors import DRIVER_ERRORS, translate_commit, translated
 from warehouse_adapters.mongo.guarded import apply
@@ -33,6 +33,7 @@ Planned: TypeAlias = list[tuple[Change, Write | None]]
 DURABLE: Final = WriteConcern(w="majority", j=True)
 _ABORT_SECONDS: Final = 5.0
 _LOCK: Final = "_warehouse_lock"
+_ASKED: Final = 500  # combinations of conflict keys in one read
 
 
 class HeldUnit:
@@ -106,34 +107,29 @@ class HeldUnit:
 
     async def _upsert(self, documents: Documents, request: Request) -> Planned:
         """Records of one upsert see each other, as if they came one by one."""
-        info = request.info
-        records = [documents.complete(info, record) for record in request.records]
-        present: dict[Any, list[Record]] = {}
-        for record in await self._conflicting(documents, request, records):
-            present.setdefault(_conflict_key(request, record), []).append(record)
+        records = [documents.complete(request.info, record) for record in request.records]
+        present = await self._conflicting(documents, request, records)
         planned: Planned = []
         for given, record in zip(request.records, records, strict=True):
-            place = _conflict_key(request, record)
-            matched = present.get(place, []) if place else []
-            if len(matched) > 1:
-                raise ConstraintViolated(f"several records match {', '.join(request.conflict_keys)}")
-            if matched:
+            existing = present.like(record)
+            if existing is not None:
                 fields = given if request.update_fields is None else request.update_fields
-                planned.append(_update(documents, request, matched[0], _overwriting(request, record, fields)))
+                planned.append(_update(documents, request, existing, _overwriting(request, record, fields)))
             else:
                 planned.append(_insert(request, given, record))
-            present[place] = [planned[-1][0].visible]
+            present.replace(planned[-1][0].before, planned[-1][0].after)
         return planned
 
     @staticmethod
-    async def _conflicting(documents: Documents, request: Request, records: list[Record]) -> list[Record]:
-        """What is there already of `records`. A key with a null equals none."""
-        keys = [record for record in records if _conflict_key(request, record)]
-        same = [
-            And(tuple(Compare(path, "$eq", get(record, path)) for path in request.conflict_keys))
-            for record in keys
-        ]
-        return await documents.select(request.info, Or(tuple(same))) if same else []
+    async def _conflicting(documents: Documents, request: Request, records: list[Record]) -> Present:
+        """What is there already of `records`."""
+        present = Present(request.conflict_keys, lambda record: identity([record["_id"]]))
+        wanted = [values for record in records if (values := present.values(record)) is not None]
+        for start in range(0, len(wanted), _ASKED):
+            where = any_of(request.conflict_keys, wanted[start : start + _ASKED])
+            for record in await documents.scan(Query(info=request.info, where=where)):
+                present.replace(ABSENT, record)
+        return present
 
     # Reading and writing
 
@@ -233,10 +229,6 @@ def _delete(request: Request, before: Record) -> tuple[Change, Write]:
     guard = conditions.paths(request.where)
     change = _change(request, before, ABSENT, frozenset(before), guard=guard)
     return change, DeleteOne({"_id": {"$eq": before["_id"]}})
-
-
-def _conflict_key(request: Request, record: Record) -> Any:
-    return identity(get(record, path) for path in request.conflict_keys)
 
 
 def _overwriting(request: Request, record: Record, fields: Iterable[str]) -> tuple[Assignment, ...]:

@@ -142,12 +142,14 @@ async def dependants(
     return child, out
 
 
-async def has_dependants(work: Work, table: Table, row: Record) -> Reference | None:
-    """A foreign key by which deleting `row` would reach other rows."""
+async def has_dependants(work: Work, table: Table, rows: Sequence[Record]) -> Reference | None:
+    """A foreign key by which deleting `rows` would reach other rows."""
     for reference in table.references:
         child = work.table(reference.child)
         columns = [child.columns[name] for name in reference.columns]
-        where = among(work.dialect, columns, [tuple(row[name] for name in reference.parents)])
-        if await work.link.run(statements.probe(child, where)):
-            return reference
+        values = [tuple(row[name] for name in reference.parents) for row in rows]
+        for some in statements.chunks(work.dialect, values, len(columns)):
+            where = among(work.dialect, columns, some)
+            if await work.link.run(statements.probe(child, where)):
+                return reference
     return None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from warehouse.adapter import Request
 from warehouse.errors import ConstraintViolated, StoreContention, StoreError
-from warehouse.records import Change, Record
+from warehouse.records import Change, Key, Record
 from warehouse_adapters.sql import statements
 from warehouse_adapters.sql.dialects import Dialect
 from warehouse_adapters.sql.tables import Sql, Table
@@ -119,24 +119,29 @@ async def _upsert_distinct(
 async def _locked_by(
     work: Work, table: Table, names: Sequence[str], records: Sequence[Record]
 ) -> list[Record | None]:
-    """For each record, the row with the same values of `names`, locked; by the store's own equality."""
+    """For each record, the row with the same values of `names`, locked; by the store's own equality.
+
+    What the store takes for equal, as texts in another case, may be one row for several records: whoever
+    found none asks again, without those that found theirs.
+    """
     out: list[Record | None] = [None] * len(records)
+    columns = [table.column(name) for name in names]
     # Null conflicts with nothing, nor does what the store has yet to generate.
     asked = [
         index for index, record in enumerate(records) if all(record.get(name) is not None for name in names)
     ]
-    columns = [table.column(name) for name in names]
-    where = " AND ".join(f"{column.quoted} = {column.written}" for column in columns)
-    sql = statements.select(work.dialect, table, Sql(where), lock=True)
-    params = [
-        [work.dialect.bind(column, records[index][column.name], stored=False) for column in columns]
-        for index in asked
-    ]
-    if params:
-        for index, rows in zip(asked, await work.link.many(sql.text, params), strict=True):
-            if len(rows) > 1:
-                raise ConstraintViolated(f"several records match the conflict_keys {list(names)}")
-            out[index] = table.record(rows[0]) if rows else None
+    while asked:
+        met = False
+        for some in statements.branches(work.dialect, asked, 2 * len(columns)):
+            values = [tuple(records[index][name] for name in names) for index in some]
+            for number, *row in await work.link.run(
+                statements.select_each(work.dialect, table, columns, values)
+            ):
+                index, met = some[number], True
+                if out[index] is not None:
+                    raise ConstraintViolated(f"several records match the conflict_keys {list(names)}")
+                out[index] = table.record(row)
+        asked = [index for index in asked if met and out[index] is None]
     return out
 
 
@@ -197,18 +202,23 @@ async def set_rows(
     if not names:
         return list(rows)
     dialect = work.dialect
-    built = [
-        statements.update(
-            dialect,
-            table,
-            statements.set_to(values, names),
-            statements.keyed(dialect, table, table.key_of(row)),
-        )
-        for row, values in zip(rows, new, strict=True)
-    ]
     shows = dialect.one_statement and not table.rereads
-    text = built[0].text + (f" RETURNING {table.shown}" if shows else "")
-    results = await work.link.many(text, [sql.params for sql in built])
-    if shows and all(results):
-        return [table.record(result[0]) for result in results]
+    keys = [table.key_of(row) for row in rows]
+    shown: dict[object, Record] = {}
+    for some in statements.branches(dialect, range(len(rows)), len(names) * (len(table.key) + 1) * 2):
+        sql = _set_to(work, table, [keys[index] for index in some], [new[index] for index in some], names)
+        returning = f" RETURNING {table.shown}" if shows else ""
+        for record in table.records(await work.link.run(Sql(sql.text + returning, sql.params))):
+            shown[identify(table.key_of(record))] = record
+    if shows and len(shown) == len(rows):
+        return [shown[identify(key)] for key in keys]
     return await work.reread(table, rows)
+
+
+def _set_to(
+    work: Work, table: Table, keys: Sequence[Key], records: Sequence[Record], names: Sequence[str]
+) -> Sql:
+    if len(keys) > 1:
+        return statements.update_each(work.dialect, table, keys, records, names)
+    assignments = statements.set_to(records[0], names)
+    return statements.update(work.dialect, table, assignments, statements.keyed(work.dialect, table, keys[0]))

@@ -60,13 +60,6 @@ class Link(ABC):
         except Exception as error:
             raise self._translated(error) from error
 
-    async def many(self, text: str, params: Sequence[Sequence[Any]]) -> list[Rows]:
-        """Execute one statement once for each of `params`, in as few round trips as the driver can."""
-        try:
-            return await self._execute_many(text, params)
-        except Exception as error:
-            raise self._translated(error) from error
-
     async def begin(self, lock_timeout: float) -> str | None:
         """Begin a transaction; the token by which its outcome can be asked for, where there is one."""
         try:
@@ -109,9 +102,6 @@ class Link(ABC):
         found = translate(error)
         self.lost = self.lost or isinstance(found, StoreUnavailable)
         return found
-
-    async def _execute_many(self, text: str, params: Sequence[Sequence[Any]]) -> list[Rows]:
-        return [await self._execute(text, each) for each in params]
 
     async def _commit(self) -> None:
         await self._execute("COMMIT", ())

@@ -141,7 +141,7 @@ _XID: Final = "SELECT pg_current_xact_id()::text"
 
 
 class PsycopgLink(Link):
-    """psycopg: many statements are pipelined."""
+    """psycopg: what begins a unit is pipelined."""
 
     def __init__(self, pooled: PoolProxiedConnection) -> None:
         super().__init__(pooled)
@@ -160,15 +160,6 @@ class PsycopgLink(Link):
         cursor = self._cursor
         await cursor.execute(text, params)
         return await cursor.fetchall() if cursor.pgresult.nfields else ()
-
-    async def _execute_many(self, text: str, params: Sequence[Sequence[Any]]) -> list[Rows]:
-        cursor = self._cursor
-        await cursor.executemany(text, params, returning=True)
-        out: list[Rows] = []
-        while True:
-            out.append(await cursor.fetchall() if cursor.pgresult.nfields else ())
-            if not cursor.nextset():
-                return out
 
     async def begin_with(self, lock_timeout: float, statements: Sequence[Sql]) -> list[Rows]:
         """Begin a transaction and run `statements` in it, all in one round trip; their rows."""

@@ -12,7 +12,15 @@ from warehouse.conditions import Condition, sort_records
 from warehouse.errors import InvalidOperation
 from warehouse.records import Key, Record
 from warehouse.updates import Assignment
-from warehouse_adapters.sql.conditions import greater, is_exact, matching, render, superset
+from warehouse_adapters.sql.conditions import (
+    among,
+    by_key,
+    greater,
+    is_exact,
+    matching,
+    render,
+    superset,
+)
 from warehouse_adapters.sql.dialects import Dialect
 from warehouse_adapters.sql.tables import Column, Sql, Table
 from warehouse_adapters.sql.values import is_numeric, json_text
@@ -21,6 +29,8 @@ _ARITHMETIC: Final = {"$increment": "+", "$multiply": "*"}
 _LISTS: Final = frozenset({"$push", "$pull", "$addToSet"})
 # Rows in one statement; more cost no fewer round trips than they cost the planner.
 _MAX_ROWS: Final = 1000
+# Rows that one statement tells apart by a CASE, which looks at half of its branches for each.
+_MAX_BRANCHES: Final = 200
 
 
 def select(
@@ -104,9 +114,11 @@ def _insert_text(
     )
 
 
-def chunks(dialect: Dialect, items: Sequence[Any], width: int) -> Iterator[Sequence[Any]]:
+def chunks(
+    dialect: Dialect, items: Sequence[Any], width: int, most: int = _MAX_ROWS
+) -> Iterator[Sequence[Any]]:
     """`items` in pieces that fit into one statement, each item taking `width` placeholders."""
-    size = max(1, min(_MAX_ROWS, dialect.max_parameters // max(1, width)))
+    size = max(1, min(most, dialect.max_parameters // max(1, width)))
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
@@ -123,6 +135,45 @@ def _sets(dialect: Dialect, table: Table, assignments: Sequence[Assignment]) -> 
     return Sql(
         ", ".join(f"{column.quoted} = {part.text}" for column, part in zip(columns, parts, strict=True)),
         tuple(value for part in parts for value in part.params),
+    )
+
+
+def branches(dialect: Dialect, items: Sequence[Any], width: int) -> Iterator[Sequence[Any]]:
+    """As `chunks`, for a statement that tells its rows apart by a CASE."""
+    return chunks(dialect, items, width, _MAX_BRANCHES)
+
+
+def update_each(
+    dialect: Dialect, table: Table, keys: Sequence[Key], records: Sequence[Record], names: Sequence[str]
+) -> Sql:
+    """Give each of the rows with these keys its own values for the columns `names`."""
+    rows = [keyed(dialect, table, key) for key in keys]
+    sets, params = [], []
+    for column in map(table.column, names):
+        # ELSE never applies: it tells PostgreSQL the type of the placeholders.
+        whens = f" WHEN {rows[0].text} THEN {column.written}" * len(rows)
+        sets.append(f"{column.quoted} = CASE{whens} ELSE {column.quoted} END")
+        for row, record in zip(rows, records, strict=True):
+            params += [*row.params, dialect.bind(column, record.get(column.name))]
+    where = by_key(dialect, table, keys)
+    return Sql(f"UPDATE {table.quoted} SET {', '.join(sets)} WHERE {where.text}", (*params, *where.params))
+
+
+def select_each(
+    dialect: Dialect, table: Table, columns: Sequence[Column], rows: Sequence[Sequence[Any]]
+) -> Sql:
+    """The rows that have one of these combinations of values, locked, each after the number of the first one.
+
+    A null among the values finds nothing.
+    """
+    one = " AND ".join(f"{column.quoted} = {column.written}" for column in columns)
+    whens = "".join(f" WHEN {one} THEN {number}" for number in range(len(rows)))
+    where = among(dialect, columns, rows)
+    order = ", ".join(table.columns[name].quoted for name in table.key)
+    return Sql(
+        f"SELECT CASE{whens} END, {table.shown} FROM {table.quoted} WHERE {where.text}"
+        f" ORDER BY {order}{dialect.lock}",
+        where.params * 2,
     )
 
 

@@ -13,7 +13,7 @@ from warehouse_adapters.sql import inserts, statements, updates, writes
 from warehouse_adapters.sql.connections import Connections
 from warehouse_adapters.sql.dialects import Dialect
 from warehouse_adapters.sql.links import Link
-from warehouse_adapters.sql.tables import Sql, Table
+from warehouse_adapters.sql.tables import Table
 from warehouse_adapters.sql.work import Work
 
 A = TypeVarTuple("A")
@@ -24,7 +24,6 @@ _OPERATIONS = {
     "upsert": inserts.upsert,
     "delete": updates.delete,
 }
-_SAVEPOINT = "warehouse_step"
 
 
 class SqlUnit:
@@ -148,19 +147,15 @@ async def _execute(work: Work, request: Request) -> list[Change]:
 
 
 async def _execute_apart(work: Work, request: Request) -> list[Change] | StoreError:
-    """Within a savepoint: an error is returned once the unit is as it was before, and raised if it is not."""
-    await work.link.run(Sql(f"SAVEPOINT {_SAVEPOINT}"))
-    try:
-        changes = await _execute(work, request)
-    except (StoreError, InvalidOperation) as error:
-        failure = error if isinstance(error, StoreError) else _late(error)
+    """Within a savepoint: an error is returned once the unit is as it was before."""
+
+    async def job() -> list[Change]:
         try:
-            await work.link.run(Sql(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}"))
-        except StoreError:
-            raise failure from failure.__cause__  # a deadlock may have ended the transaction, savepoint and all
-        return failure
-    await work.link.run(Sql(f"RELEASE SAVEPOINT {_SAVEPOINT}"))
-    return changes
+            return await _execute(work, request)
+        except InvalidOperation as error:
+            raise _late(error) from error
+
+    return await work.apart(job)
 
 
 def _late(error: InvalidOperation) -> StoreError:

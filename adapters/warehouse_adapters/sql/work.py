@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from warehouse.conditions import Condition
@@ -16,6 +16,9 @@ from warehouse_adapters.sql.conditions import by_key, matching, superset
 from warehouse_adapters.sql.dialects import Dialect
 from warehouse_adapters.sql.links import Link
 from warehouse_adapters.sql.tables import Sql, Table
+
+T = TypeVar("T")
+_SAVEPOINT: Final = "warehouse_step"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,24 @@ class Work:
                 raise StoreError("a row that was just written is not there", entity=table.name)
             out.append(image)
         return out
+
+    async def apart(self, job: Callable[[], Awaitable[T]]) -> T | StoreError:
+        """What `job` returns, which runs within a savepoint.
+
+        An error of the store is returned once the unit is as it was before, and raised if it is not.
+        """
+        await self.link.run(Sql(f"SAVEPOINT {_SAVEPOINT}"))
+        try:
+            done = await job()
+        except StoreError as failure:
+            try:
+                await self.link.run(Sql(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}"))
+            except StoreError:
+                # a deadlock may have ended the transaction, savepoint and all
+                raise failure from failure.__cause__
+            return failure
+        await self.link.run(Sql(f"RELEASE SAVEPOINT {_SAVEPOINT}"))
+        return done
 
     async def delete(self, table: Table, records: Sequence[Record]) -> None:
         """Delete these rows, which are locked."""

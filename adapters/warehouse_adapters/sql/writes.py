@@ -1,13 +1,17 @@
-"""Guarded writes: each locks its record, compares it with the before image, and writes if they agree.
+"""Guarded writes: the records are locked and compared with the before images, and then written.
 
-The comparison happens here and not in SQL: it is exact for every type, and the lock keeps it true.
+The comparison happens here and not in SQL: it is exact for every type, and the lock keeps it true. Changes of
+one kind that stand together are made together; where the store refuses them, they are made one by one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, takewhile
+from typing import Literal
 
-from warehouse.adapter import WriteStatus, Written
+from warehouse.adapter import WriteStatus, Written, first_failed
 from warehouse.errors import ConstraintViolated, StoreError, TransientError
 from warehouse.records import ABSENT, Absent, Change, Image, Record, get, put, same_image
 from warehouse_adapters.sql import statements
@@ -20,15 +24,33 @@ _APPLIED = Written(WriteStatus.APPLIED)
 _CONFLICT = Written(WriteStatus.CONFLICT)
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A change whose guard holds: of `old`, what is there, to `new`, by writing the columns `names`."""
+
+    change: Change
+    kind: Literal["insert", "update", "delete"]
+    old: Record
+    new: Record
+    names: tuple[str, ...]
+
+
 async def write(work: Work, changes: Sequence[Change]) -> list[Written]:
     """Make the changes in order; the list ends with the first that is not applied."""
     out: list[Written] = []
     for table, some in _runs(work, changes):
-        images = await work.read(table, [change.key for change in some], lock=True)
-        for change, current in zip(some, images, strict=True):
-            out.append(await _write_one(work, table, change, current))
-            if out[-1].status is not WriteStatus.APPLIED:
+        pairs = list(
+            zip(some, await work.read(table, [change.key for change in some], lock=True), strict=True)
+        )
+        sound = list(takewhile(lambda pair: _holds(*pair), pairs))
+        for _, tasks in groupby(
+            (_task(table, *pair) for pair in sound), key=lambda task: (task.kind, task.names)
+        ):
+            out += await _make_all(work, table, list(tasks))
+            if first_failed(out):
                 return out
+        if len(sound) < len(pairs):
+            return [*out, _CONFLICT]
     return out
 
 
@@ -47,15 +69,47 @@ def _runs(work: Work, changes: Sequence[Change]) -> Iterator[tuple[Table, list[C
         yield work.table(run[0].entity.name), run
 
 
-async def _write_one(work: Work, table: Table, change: Change, current: Image) -> Written:
-    if not same_image(current, change.before, change.written | change.guard):
-        return _CONFLICT
+def _holds(change: Change, current: Image) -> bool:
+    return same_image(current, change.before, change.written | change.guard)
+
+
+def _task(table: Table, change: Change, current: Image) -> _Task:
+    if isinstance(change.after, Absent):
+        return _Task(change, "delete", {} if isinstance(current, Absent) else current, {}, ())
+    if isinstance(current, Absent):
+        columns = [table.column(name) for name in change.after]
+        names = tuple(column.name for column in columns if not column.computed)
+        return _Task(change, "insert", {}, change.after, names)
+    target, heads = current, {path.partition(".")[0] for path in change.written}
+    for path in sorted(change.written):
+        target = put(target, path, get(change.after, path))
+    names = tuple(name for name in table.names if name in heads and not table.columns[name].computed)
+    return _Task(change, "update", current, target, names)
+
+
+async def _make_all(work: Work, table: Table, tasks: Sequence[_Task]) -> list[Written]:
+    """Make these tasks, all of one kind and with the same columns: at once, or else one by one."""
+    if len(tasks) > 1:
+        refused = await work.apart(lambda: _make(work, table, tasks))
+        if refused is None:
+            return [_APPLIED] * len(tasks)
+        if isinstance(refused, TransientError):
+            raise refused
+    out: list[Written] = []
+    for task in tasks:
+        out.append(await _make_one(work, table, task))
+        if not out[-1].applied:
+            break
+    return out
+
+
+async def _make_one(work: Work, table: Table, task: _Task) -> Written:
     try:
-        await _make(work, table, change, current)
+        await _make(work, table, [task])
     except TransientError:
         raise
     except ConstraintViolated as error:
-        if change.before is ABSENT and table.is_about(error, table.key):
+        if task.change.before is ABSENT and table.is_about(error, table.key):
             return Written(WriteStatus.CONFLICT, error)
         return Written(WriteStatus.REFUSED, error)
     except StoreError as error:
@@ -63,34 +117,30 @@ async def _write_one(work: Work, table: Table, change: Change, current: Image) -
     return _APPLIED
 
 
-async def _make(work: Work, table: Table, change: Change, current: Image) -> None:
-    if isinstance(change.after, Absent):
-        if not isinstance(current, Absent):
-            await _delete(work, table, current)
-    elif isinstance(current, Absent):
-        await _insert(work, table, change.after)
-    else:
-        target, heads = current, {path.partition(".")[0] for path in change.written}
-        for path in sorted(change.written):
-            target = put(target, path, get(change.after, path))
-        names = [name for name in table.names if name in heads and not table.columns[name].computed]
-        await set_rows(work, table, [current], [target], names)
+async def _make(work: Work, table: Table, tasks: Sequence[_Task]) -> None:
+    old, new = [task.old for task in tasks], [task.new for task in tasks]
+    match tasks[0].kind:
+        case "delete":
+            await _delete(work, table, [record for record in old if record])
+        case "insert":
+            await _insert(work, table, new, tasks[0].names)
+        case "update":
+            await set_rows(work, table, old, new, tasks[0].names)
 
 
-async def _delete(work: Work, table: Table, current: Record) -> None:
-    reference = await has_dependants(work, table, current)
+async def _delete(work: Work, table: Table, rows: Sequence[Record]) -> None:
+    reference = await has_dependants(work, table, rows)
     if reference is not None:
         raise ConstraintViolated(
             f"rows of {reference.child!r} refer to the record, and would go or change with it"
             f" ({reference.constraint})",
             constraint=reference.constraint,
         )
-    await work.delete(table, [current])
+    await work.delete(table, rows)
 
 
-async def _insert(work: Work, table: Table, record: Record) -> None:
-    """Insert the whole record again, with the numbers that the store once gave it."""
-    columns = [table.column(name) for name in record]
-    names = [column.name for column in columns if not column.computed]
-    override = any(column.always for column in columns)
-    await work.link.run(statements.insert(work.dialect, table, names, [record], override=override))
+async def _insert(work: Work, table: Table, records: Sequence[Record], names: Sequence[str]) -> None:
+    """Insert whole records again, with the numbers that the store once gave them."""
+    override = any(table.columns[name].always for name in names)
+    for some in statements.chunks(work.dialect, records, len(names)):
+        await work.link.run(statements.insert(work.dialect, table, names, some, override=override))
