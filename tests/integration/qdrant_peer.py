@@ -65,6 +65,8 @@ class Peer:
                 return ok(await self.store.delete_collection(name))
             case ["POST", "collections", name, "points", *rest] if rest in ([], ["scroll"], ["query"]):
                 return await self._read(name, rest, body)
+            case ["POST", "collections", name, "points", "batch"]:
+                return await self._batch(name, body["operations"])
             case [_, "collections", name, "points", *rest]:
                 return await self._write(name, "/".join(rest) or "upsert", body)
         return failure(404, f"no route {method} {path}")
@@ -135,6 +137,22 @@ class Peer:
             self.versions[name, identifier] = self.operations
         done = {"operation_id": self.operations, "status": "completed"}
         if self.after is not None and (reply := await self.after(kind, name)) is not None:
+            return reply
+        return ok(done)
+
+    async def _batch(self, name: str, operations: list[dict[str, Any]]) -> httpx.Response:
+        """Writes one after the other, each with a reply; the first that fails ends it, and those before stay."""
+        if self.before is not None and (reply := await self.before("batch", name)) is not None:
+            return reply
+        done = []
+        for operation in operations:
+            ((kind, body),) = operation.items()
+            self.operations += 1
+            route = {"update_vectors": "vectors", "set_payload": "payload"}.get(kind, kind)
+            for identifier in await self._apply(name, route, body):
+                self.versions[name, identifier] = self.operations
+            done.append({"operation_id": self.operations, "status": "completed"})
+        if self.after is not None and (reply := await self.after("batch", name)) is not None:
             return reply
         return ok(done)
 

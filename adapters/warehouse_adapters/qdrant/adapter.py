@@ -23,7 +23,8 @@ from warehouse.records import Entity, Record
 from warehouse_adapters.qdrant import checks, filters, local, points, vectors
 from warehouse_adapters.qdrant.errors import NotFound, store_errors
 from warehouse_adapters.qdrant.points import CollectionInfo
-from warehouse_adapters.qdrant.store import Abilities, QdrantStore, QdrantUnit, collection
+from warehouse_adapters.qdrant.reading import Abilities, collection
+from warehouse_adapters.qdrant.store import QdrantStore, QdrantUnit
 
 _SETTLE: Final = 5.0
 _PORT: Final = 6333

@@ -1,46 +1,32 @@
-"""What `PlanningUnit` needs of Qdrant: read points, and make each change in one guarded write.
+"""What `PlanningUnit` needs of Qdrant: read points, and make guarded writes, one or many at a time.
 
-A write first reads the point and compares all that the change demands. The write itself is conditioned on
-what filters can express, and on servers the point is read again after it: replies do not tell whether a
-condition held, but the point's version does.
+A write first reads the points and compares all that the changes demand. The write itself is conditioned on
+what filters can express, and on servers the points are read again after it: replies do not tell whether a
+condition held, but the version of a point does.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Final
 
-from qdrant_client import AsyncQdrantClient, models
+from qdrant_client import models
 
-from warehouse import conditions
-from warehouse.adapter import EntityInfo, Query, Request, StepChanges, WriteStatus, Written
-from warehouse.errors import InvalidOperation, StoreError, StoreOutcomeUnknown, did_you_mean
-from warehouse.planning import PlanningUnit, one_by_one
-from warehouse.records import ABSENT, Change, Image, Key, Record, same_image
+from warehouse.adapter import EntityInfo, Query, Request, StepChanges, WriteStatus, Written, first_failed
+from warehouse.errors import StoreError, StoreOutcomeUnknown
+from warehouse.planning import PlanningUnit, batches
+from warehouse.records import ABSENT, Absent, Change, Image, Record, same_image
 from warehouse_adapters.qdrant import filters, points, vectors
 from warehouse_adapters.qdrant.errors import NotFound, store_errors
 from warehouse_adapters.qdrant.points import CollectionInfo
+from warehouse_adapters.qdrant.reading import Reader, collection
 from warehouse_adapters.qdrant.writes import Plan, Replace, SetPayload, SetVectors, plan
 
-_PAGE: Final = 256
-_NEAR_LIMIT: Final = 10
 APPLIED: Final = Written(WriteStatus.APPLIED)
 CONFLICT: Final = Written(WriteStatus.CONFLICT)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Abilities:
-    """What the other side does: conditional upserts at all, and those that never insert.
-
-    `local` is the client's own store, in which nothing happens between two calls that hold `turn`.
-    """
-
-    local: bool
-    conditional: bool
-    update_only: bool
-    ulps: int
+_SIZE: Final = 200
 
 
 class QdrantUnit(PlanningUnit):
@@ -54,238 +40,232 @@ class QdrantUnit(PlanningUnit):
         return await super().find(replace(query, where=filters.canonical_ids(query.where)))
 
 
-class QdrantStore:
-    """A `PlanningStore` over one client. `turn` is held during every operation of a local client."""
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A change whose guard holds: of `before`, what is there, to `target`, by `operation` (None: it is so already).
 
-    def __init__(
-        self, client: AsyncQdrantClient, abilities: Abilities, turn: AbstractContextManager[Any]
-    ) -> None:
-        self._client = client
-        self._abilities = abilities
-        self._turn = turn
+    `written` are the paths by which to tell whether it was made.
+    """
 
-    # Reading
+    change: Change
+    before: Image
+    target: Image
+    written: frozenset[str]
+    operation: models.UpdateOperation | None
 
-    async def load(self, info: EntityInfo, keys: Sequence[Key]) -> list[Image]:
-        """The images of `keys`, in order. Raises StoreUnavailable or StoreError."""
-        if not keys:
-            return []
-        ids = [points.point_id(key["id"]) for key in keys]
-        with self._turn, store_errors():
-            found = await self._client.retrieve(info.entity.name, ids, with_payload=True, with_vectors=True)
-        images = {record.id: self._image(info, record) for record in found}
-        return [images.get(identifier, ABSENT) for identifier in ids]
 
-    async def scan(self, query: Query) -> list[Record]:
-        """Every record that `query.where` matches, or more; with `near`, exactly those asked for."""
-        if query.near is not None:
-            return await self._near(query, query.near)
-        return [record async for page in self.pages(query) for record in page]
-
-    async def pages(self, query: Query) -> AsyncGenerator[list[Record], None]:
-        """The records that `query.where` matches, or more, page by page."""
-        narrowed, offset = filters.narrow(query.where), None
-        while True:
-            with self._turn, store_errors():
-                found, offset = await self._client.scroll(
-                    query.info.entity.name,
-                    scroll_filter=narrowed,
-                    limit=_PAGE,
-                    offset=offset,
-                    with_payload=True,
-                    with_vectors=True,
-                )
-            yield [self._image(query.info, record) for record in found]
-            if offset is None:
-                return
-
-    async def _near(self, query: Query, near: Mapping[str, Any]) -> list[Record]:
-        """The nearest records, nearest first, each with its `score`. The filter may let too many through."""
-        info = collection(query.info)
-        using, vector = near_vector(info, near)
-        limit = query.limit if query.limit is not None else near.get("limit", _NEAR_LIMIT)
-        wanted = asked = query.offset + limit
-        while wanted:
-            with self._turn, store_errors():
-                found = await self._client.query_points(
-                    info.entity.name,
-                    query=vectors.to_query(vector),
-                    using=using or None,
-                    query_filter=filters.narrow(query.where),
-                    limit=asked,
-                    with_payload=True,
-                    with_vectors=True,
-                )
-            records = [{**self._image(info, hit), "score": hit.score} for hit in found.points]
-            records = [record for record in records if conditions.evaluate(query.where, record)]
-            if len(records) >= wanted or len(found.points) < asked:
-                ordered = conditions.sort_records(records[:wanted], query.order_by)
-                return ordered[query.offset :]
-            asked *= 4
-        return []
-
-    def _image(self, info: EntityInfo, point: models.Record | models.ScoredPoint) -> Record:
-        return points.image(collection(info), point, local=self._abilities.local)
-
-    def complete(self, info: EntityInfo, record: Record) -> Record:
-        """See `points.complete`."""
-        return points.complete(collection(info), record)
-
-    # Writing
+class QdrantStore(Reader):
+    """A `PlanningStore` over one client."""
 
     async def apply(self, info: EntityInfo, changes: Sequence[Change]) -> list[Written]:
-        """See `PlanningStore.apply`. Errors of the store come back as the result of a change."""
-        return await one_by_one(lambda change: self._guarded(info, change), changes)
+        """See `PlanningStore.apply`. Errors of the store come back as the results of changes."""
+        out: list[Written] = []
+        for batch in batches(changes, _SIZE):
+            with self._turn:
+                out += await self._apply(collection(info), batch)
+            if first_failed(out):
+                break
+        return out
 
-    async def _guarded(self, info: EntityInfo, change: Change) -> Written:
-        with self._turn:
-            try:
-                return await self._apply(collection(info), change)
-            except StoreOutcomeUnknown as error:
-                return Written(WriteStatus.UNKNOWN, error)
-            except StoreError as error:
-                return Written(WriteStatus.REFUSED, error)
-
-    async def _apply(self, info: CollectionInfo, change: Change) -> Written:
-        (current,) = await self.load(info, [change.key])
-        if not same_image(current, change.before, change.written | change.guard, ulps=self._abilities.ulps):
-            return CONFLICT
-        if current is ABSENT:
-            return await self._insert(info, change)
-        if change.after is ABSENT:
-            return await self._delete(info, current, change)
-        made = plan(current, change.after, change.written, ulps=self._abilities.ulps)
-        return APPLIED if made is None else await self._update(info, current, made, change)
-
-    async def _insert(self, info: CollectionInfo, change: Change) -> Written:
-        if change.after is ABSENT:
-            return APPLIED
-        # A filter that matches nothing never overwrites: unlike `update_mode`, servers know it since 1.16.
-        guard = models.Filter(must=[filters.NOTHING]) if self._abilities.conditional else None
-        with store_errors(writing=True):
-            reply = await self._client.upsert(
-                info.entity.name, [points.point(info, change.after)], wait=True, update_filter=guard
-            )
-        return await self._won(
-            info, change, reply, before=ABSENT, target=change.after, written=frozenset(change.after)
-        )
-
-    async def _delete(self, info: CollectionInfo, current: Record, change: Change) -> Written:
-        held = filters.guards(current, change.written | change.guard)
-        only = filters.only(points.point_id(current["id"]), held)
-        with store_errors(writing=True):
-            reply = await self._client.delete(info.entity.name, models.FilterSelector(filter=only), wait=True)
-        return await self._won(info, change, reply, before=current, target=ABSENT, written=frozenset())
-
-    async def _update(self, info: CollectionInfo, current: Record, made: Plan, change: Change) -> Written:
-        held = filters.guards(current, change.written | change.guard | made.touched)
-        only = filters.only(points.point_id(current["id"]), held)
+    async def _apply(self, info: CollectionInfo, batch: Sequence[Change]) -> list[Written]:
+        """How these changes, all of different points, ended, up to the last that was sent."""
         try:
-            with store_errors(writing=True):
-                reply = await self._send(info, made, only)
-        except NotFound:
-            (left,) = await self.load(info, [change.key])
-            if left is ABSENT:
-                return CONFLICT
-            raise
-        return await self._won(
-            info, change, reply, before=current, target=made.target, written=change.written
-        )
+            images = await self.load(info, [change.key for change in batch])
+            pairs = list(zip(batch, images, strict=True))
+            tasks = [self._task(info, *pair) for pair in takewhile(lambda pair: self._holds(*pair), pairs)]
+        except StoreError as error:
+            return [Written(WriteStatus.REFUSED, error)]
+        if not tasks:
+            return [CONFLICT]
+        out = await (self._one(info, tasks[0]) if len(tasks) == 1 else self._many(info, tasks))
+        return out if first_failed(out) or len(tasks) == len(batch) else [*out, CONFLICT]
 
-    async def _send(self, info: CollectionInfo, made: Plan, only: models.Filter) -> models.UpdateResult:
-        name, guard = info.entity.name, only if self._abilities.conditional else None
+    def _holds(self, change: Change, current: Image) -> bool:
+        return same_image(current, change.before, change.written | change.guard, ulps=self._abilities.ulps)
+
+    # What to send
+
+    def _task(self, info: CollectionInfo, change: Change, current: Image) -> _Task:
+        after = change.after
+        if isinstance(current, Absent):
+            insert = None if isinstance(after, Absent) else self._insert(info, after)
+            return _Task(change, ABSENT, after, frozenset(() if isinstance(after, Absent) else after), insert)
+        if isinstance(after, Absent):
+            selector = self._only(current, change.written | change.guard)
+            delete = models.FilterSelector(filter=selector) if isinstance(selector, models.Filter) else None
+            chosen = delete or models.PointIdsList(points=[points.point_id(current["id"])])
+            return _Task(change, current, ABSENT, frozenset(), models.DeleteOperation(delete=chosen))
+        made = plan(current, after, change.written, ulps=self._abilities.ulps)
+        if made is None:
+            return _Task(change, current, current, frozenset(), None)
+        operation = self._update(info, current, made, change)
+        return _Task(change, current, made.target, change.written, operation)
+
+    def _only(self, current: Record, paths: frozenset[str]) -> models.Filter | None:
+        """The one point, as long as it has these values; None in the local mode, where nobody is faster."""
+        if self._abilities.local:
+            return None
+        return filters.only(points.point_id(current["id"]), filters.guards(current, paths))
+
+    def _insert(self, info: CollectionInfo, after: Record) -> models.UpdateOperation:
+        # A filter that matches nothing never overwrites: unlike `update_mode`, servers know it since 1.16.
+        conditional = self._abilities.conditional and not self._abilities.local
+        guard = models.Filter(must=[filters.NOTHING]) if conditional else None
+        listed = models.PointsList(points=[points.point(info, after)], update_filter=guard)
+        return models.UpsertOperation(upsert=listed)
+
+    def _update(
+        self, info: CollectionInfo, current: Record, made: Plan, change: Change
+    ) -> models.UpdateOperation:
+        only = self._only(current, change.written | change.guard | made.touched)
+        guard = only if self._abilities.conditional else None
+        identifier: models.ExtendedPointId = points.point_id(made.target["id"])
         match made.write:
             case SetPayload(key, payload):
-                return await self._client.set_payload(name, payload, points=only, key=key, wait=True)
+                ids = None if only else [identifier]
+                setting = models.SetPayload(payload=payload, filter=only, points=ids, key=key)
+                return models.SetPayloadOperation(set_payload=setting)
             case SetVectors(vector):
-                moved = models.PointVectors(
-                    id=points.point_id(made.target["id"]), vector=vectors.to_store(vector)
-                )
-                return await self._client.update_vectors(name, [moved], wait=True, update_filter=guard)
+                moved = models.PointVectors(id=identifier, vector=vectors.to_store(vector))
+                moving = models.UpdateVectors(points=[moved], update_filter=guard)
+                return models.UpdateVectorsOperation(update_vectors=moving)
             case Replace():
                 mode = models.UpdateMode.UPDATE_ONLY if self._abilities.update_only else None
                 point = points.point(info, made.target)
+                listed = models.PointsList(points=[point], update_filter=guard, update_mode=mode)
+                return models.UpsertOperation(upsert=listed)
+
+    # Sending
+
+    async def _one(self, info: CollectionInfo, task: _Task) -> list[Written]:
+        if task.operation is None:
+            return [APPLIED]
+        try:
+            with store_errors(writing=True):
+                reply = await self._send(info.entity.name, task.operation)
+        except NotFound as error:
+            (left,) = await self._reread(info, [task])
+            return [
+                CONFLICT
+                if left is ABSENT and task.before is not ABSENT
+                else Written(WriteStatus.REFUSED, error)
+            ]
+        except StoreOutcomeUnknown as error:
+            return [Written(WriteStatus.UNKNOWN, error)]
+        except StoreError as error:
+            return [Written(WriteStatus.REFUSED, error)]
+        return await self._judged(info, [task], [reply])
+
+    async def _send(self, name: str, operation: models.UpdateOperation) -> models.UpdateResult:
+        match operation:
+            case models.UpsertOperation(upsert=models.PointsList() as listed):
                 return await self._client.upsert(
-                    name, [point], wait=True, update_filter=guard, update_mode=mode
+                    name,
+                    listed.points,
+                    wait=True,
+                    update_filter=listed.update_filter,
+                    update_mode=listed.update_mode,
                 )
+            case models.DeleteOperation(delete=selector):
+                return await self._client.delete(name, selector, wait=True)
+            case models.SetPayloadOperation(set_payload=setting):
+                return await self._client.set_payload(
+                    name,
+                    setting.payload,
+                    points=setting.filter or setting.points or [],
+                    key=setting.key,
+                    wait=True,
+                )
+            case models.UpdateVectorsOperation(update_vectors=moving):
+                return await self._client.update_vectors(
+                    name, moving.points, wait=True, update_filter=moving.update_filter
+                )
+        raise TypeError(f"no operation of ours: {operation!r}")
+
+    async def _many(self, info: CollectionInfo, tasks: Sequence[_Task]) -> list[Written]:
+        """Send all in one request. After an error in it nobody knows which of them were made."""
+        operations = [task.operation for task in tasks if task.operation is not None]
+        replies: list[models.UpdateResult] = []
+        try:
+            if operations:
+                with store_errors(writing=True):
+                    replies = await self._client.batch_update_points(info.entity.name, operations, wait=True)
+        except StoreError as error:
+            return [Written(WriteStatus.UNKNOWN, error)] * len(tasks)
+        if self._abilities.local or not operations:
+            return [APPLIED] * len(tasks)  # it makes all or, saying so, none; and nobody came between
+        if len(replies) != len(operations):
+            return [_unknown("the server answered for some of the writes only")] * len(tasks)
+        sent = [task for task in tasks if task.operation is not None]
+        judged = iter(await self._judged(info, sent, replies))
+        return [APPLIED if task.operation is None else next(judged) for task in tasks]
 
     # Who won?
 
-    async def _won(
-        self,
-        info: CollectionInfo,
-        change: Change,
-        reply: models.UpdateResult,
-        *,
-        before: Image,
-        target: Image,
-        written: frozenset[str],
-    ) -> Written:
-        """Whether the write that `reply` acknowledges was made: its condition may not have held."""
+    async def _judged(
+        self, info: CollectionInfo, tasks: Sequence[_Task], replies: Sequence[models.UpdateResult]
+    ) -> list[Written]:
+        """Whether the writes that `replies` acknowledge were made: their conditions may not have held."""
+        if all(reply.status != models.UpdateStatus.COMPLETED for reply in replies):
+            return [_unknown(f"the server answered {reply.status}") for reply in replies]
+        try:
+            looks = await self._look(info, tasks)
+        except StoreError as error:
+            return [Written(WriteStatus.UNKNOWN, _as_unknown(error))] * len(tasks)
+        return [self._won(*each) for each in zip(tasks, replies, looks, strict=True)]
+
+    def _won(self, task: _Task, reply: models.UpdateResult, look: tuple[Image, int | None]) -> Written:
+        found, version = look
         if reply.status != models.UpdateStatus.COMPLETED:
             return _unknown(f"the server answered {reply.status}")
-        try:
-            found, version = await self._look(info, change.key, before if target is ABSENT else target)
-        except StoreError as error:
-            return Written(WriteStatus.UNKNOWN, _as_unknown(error))
         if version is not None and reply.operation_id is not None:
             if version == reply.operation_id:
                 return APPLIED
             return CONFLICT if version < reply.operation_id else _unknown("the point was written again")
-        if same_image(found, target, written, ulps=self._abilities.ulps):
+        if same_image(found, task.target, task.written, ulps=self._abilities.ulps):
             return APPLIED
-        paths = change.written | change.guard
-        if self._abilities.local or same_image(found, before, paths, ulps=self._abilities.ulps):
+        paths = task.change.written | task.change.guard
+        if self._abilities.local or same_image(found, task.before, paths, ulps=self._abilities.ulps):
             return CONFLICT
         return _unknown("the point was changed by somebody else")
 
-    async def _look(self, info: CollectionInfo, key: Key, expected: Image) -> tuple[Image, int | None]:
-        """The image of a point and, where it tells anything, its version: only a search shows that."""
-        vector = None if expected is ABSENT or not info.versions else expected.get("vector")
-        if vector is not None:
-            named = vector if isinstance(vector, Mapping) else {vectors.UNNAMED: vector}
-            using, sample = next(iter(named.items()))
+    async def _look(self, info: CollectionInfo, tasks: Sequence[_Task]) -> list[tuple[Image, int | None]]:
+        """The points as they are now and, where those tell anything, their versions: only a search shows them."""
+        found: dict[Any, tuple[Image, int | None]] = {}
+        ids: list[models.ExtendedPointId] = [points.point_id(task.change.key["id"]) for task in tasks]
+        sample = next((each for task in tasks if (each := _sample(task)) is not None), None)
+        if info.versions and sample is not None:
+            using, vector = sample
             with store_errors():
-                found = await self._client.query_points(
+                reply = await self._client.query_points(
                     info.entity.name,
-                    query=vectors.to_query(sample),
+                    query=vectors.to_query(vector),
                     using=using or None,
-                    query_filter=filters.only(points.point_id(key["id"])),
-                    limit=1,
+                    query_filter=models.Filter(must=[models.HasIdCondition(has_id=ids)]),
+                    search_params=models.SearchParams(exact=True),
+                    limit=len(ids),
                     with_payload=True,
                     with_vectors=True,
                 )
-            if found.points:
-                return self._image(info, found.points[0]), found.points[0].version
-        (image,) = await self.load(info, [key])
-        return image, None
+            found = {hit.id: (self._image(info, hit), hit.version) for hit in reply.points}
+        rest = [task for task, known in zip(tasks, ids, strict=True) if known not in found]
+        for task, image in zip(rest, await self._reread(info, rest), strict=True):
+            found[points.point_id(task.change.key["id"])] = image, None
+        return [found[known] for known in ids]
+
+    async def _reread(self, info: CollectionInfo, tasks: Sequence[_Task]) -> list[Image]:
+        return await self.load(info, [task.change.key for task in tasks])
 
 
-def collection(info: EntityInfo) -> CollectionInfo:
-    """`info` as `describe` made it."""
-    if not isinstance(info, CollectionInfo):
-        raise TypeError(f"{info!r} was not described by this adapter")
-    return info
-
-
-def near_vector(info: CollectionInfo, near: Mapping[str, Any]) -> tuple[str, Any]:
-    """The name and the vector that `near` asks for; raises InvalidOperation."""
-    if extra := set(near) - {"vector", "using", "limit"}:
-        raise InvalidOperation(
-            f"unknown key {min(extra)!r}",
-            field="near",
-            hint=did_you_mean(min(extra), {"vector", "using", "limit"}),
-        )
-    limit = near.get("limit", _NEAR_LIMIT)
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-        raise InvalidOperation(f"{limit!r} is no number of records", field="near.limit")
-    using = near.get("using") or vectors.UNNAMED
-    if using not in info.vectors:
-        known = ", ".join(sorted(info.vectors)) or "none"
-        raise InvalidOperation(
-            "the collection has no such vector", field="near.using", hint=f"its vectors are: {known}"
-        )
-    return using, vectors.one(info.vectors[using], near.get("vector"), "near.vector")
+def _sample(task: _Task) -> tuple[str, Any] | None:
+    """The name and the value of a vector by which a search finds the point."""
+    image = task.before if isinstance(task.target, Absent) else task.target
+    vector = None if isinstance(image, Absent) else image.get("vector")
+    if vector is None:
+        return None
+    named = vector if isinstance(vector, Mapping) else {vectors.UNNAMED: vector}
+    # A sparse one finds only what has an index in common with it.
+    return next(iter(sorted(named.items(), key=lambda item: isinstance(item[1], Mapping))), None)
 
 
 def _unknown(text: str) -> Written:
