@@ -38,6 +38,7 @@ import pytest
 from warehouse.testing.bench import Bench
 from warehouse.testing.contract_conditions import ConditionContract
 from warehouse.testing.contract_describe import DescribeContract
+from warehouse.testing.contract_graph import GraphContract
 from warehouse.testing.contract_injection import InjectionContract
 from warehouse.testing.contract_many import ManyContract
 from warehouse.testing.contract_operations import OperationContract
@@ -61,6 +62,7 @@ class AdapterContract(
     UndoContract,
     TypeContract,
     ManyContract,
+    GraphContract,
     InjectionContract,
     RefusalContract,
 ):

@@ -98,6 +98,24 @@ class ConditionContract:
                 with suppress(InvalidOperation):
                     await check_found(bench, condition, rows)
 
+    @pytest.mark.parametrize("field", ["count", "ratio"])
+    @pytest.mark.parametrize("operand", [2**63 - 1, 2.0**63, -(2**63), 2**53 + 1, 2.0**53], ids=repr)
+    async def test_numbers_are_compared_exactly_where_doubles_are_coarse(
+        self, bench: Bench, field: str, operand: float
+    ) -> None:
+        near: list[dict[str, Any]] = [
+            {"count": 2**63 - 1},
+            {"ratio": 2.0**63},
+            {"count": 2**53, "ratio": 2.0**53},
+            {"count": 2**53 + 1},
+        ]
+        await bench.seed(*({"id": number, **record} for number, record in enumerate(near, 1)))
+        rows = await bench.contents()
+        for operator in ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin"):
+            if operator in bench.capabilities.conditions:
+                value = [operand] if operator in {"$in", "$nin"} else operand
+                await check_found(bench, Compare(field, operator, value), rows)
+
     async def test_any_condition_on_any_records(self, bench: Bench) -> None:
         fields, operators = bench.harness.fields, bench.capabilities.conditions
         tried: list[int] = []

@@ -26,7 +26,7 @@ _RATIOS: Final = (
     | st.sampled_from([1e10, -0.0, 2.0**53, 2.0**63, -1e300, 5e-324])
 )
 _NUMBERS: Final = _COUNTS | _RATIOS
-_DOUBLES: Final = _RATIOS | st.integers(-3, 3) | st.just(2**53)
+_DOUBLES: Final = _RATIOS | st.integers(-3, 3) | st.sampled_from([2**53, 2**53 + 1, 2**63 - 1, -(2**63)])
 _FLAGS: Final = st.none() | st.booleans()
 _PATTERNS: Final = ("a", "^a", "b$", "[aA]+", "a|b", "^(a|B)*$", r"\.", "a.b", "^.?$", "(aA){1,2}")
 _LISTS: Final = st.none() | st.lists(_TEXT, max_size=3)

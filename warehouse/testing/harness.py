@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self
+from uuid import uuid4
 
 from hypothesis.strategies import SearchStrategy
 
@@ -89,6 +90,10 @@ class Harness(ABC):
 
         What it leaves behind in a server that outlives the tests, `__aexit__` removes.
         """
+
+    async def relationship(self) -> Entity:
+        """An entity of relationships, never used before, between any nodes: for adapters that have such."""
+        return Entity(f"LINKED_{uuid4().hex}", "relationship")
 
     async def typed_entity(self) -> Entity:
         """As `entity`, but with a field for each of `types`, all of which may be null."""

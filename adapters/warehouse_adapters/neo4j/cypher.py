@@ -162,7 +162,14 @@ def _equal(expression: str, value: Any, parameters: Parameters) -> Filter:
         return _around(expression, value, value, parameters)
     if not _is_plain(value):
         return _UNKNOWN
-    return Filter(f"{expression} = {parameters.bind(value)}", exact=True)
+    return Filter(f"{expression} = {parameters.bind(value)}", exact=not _saturates(value))
+
+
+def _saturates(value: Any) -> bool:
+    """Whether Neo4j takes it for another number: doubles from 2**63 on become the greatest integer in its tests."""
+    if isinstance(value, float):
+        return value >= 2.0**63
+    return isinstance(value, int) and not isinstance(value, bool) and value == _INT[-1]
 
 
 def _in(expression: str, values: Iterable[Any], parameters: Parameters) -> Filter:
@@ -172,7 +179,8 @@ def _in(expression: str, values: Iterable[Any], parameters: Parameters) -> Filte
     plain = [value for value in values if _is_scalar(value)]
     parts = [_equal(expression, value, parameters) for value in values if not _is_scalar(value)]
     if plain:
-        parts.append(Filter(f"{expression} IN {parameters.bind_all(plain)}", exact=True))
+        exact = not any(map(_saturates, plain))
+        parts.append(Filter(f"{expression} IN {parameters.bind_all(plain)}", exact))
     return _or(parts)
 
 
@@ -184,6 +192,8 @@ def _ordered(expression: str, operator: str, value: Any, parameters: Parameters)
         return _around(expression, value if upwards else None, None if upwards else value, parameters)
     if not _is_scalar(value) or isinstance(value, bytes):
         return _UNKNOWN
+    if _saturates(value):
+        return Filter(f"{expression} {_ORDER[operator][0]}= {parameters.bind(value)}", exact=False)
     return Filter(f"{expression} {_ORDER[operator]} {parameters.bind(value)}", exact=True)
 
 

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
-from warehouse.adapter import EntityInfo, Query, Request, StepChanges, WriteStatus, Written
+from warehouse.adapter import EntityInfo, Query, Request, StepChanges, Written
 from warehouse.errors import InvalidOperation, StoreError
+from warehouse.planning import by_entity
 from warehouse.records import ABSENT, Change, Entity, Image, Key, Record
 from warehouse_adapters.neo4j import creation, deletion, relationships, updating, writing
 from warehouse_adapters.neo4j.deletion import ambiguous
@@ -69,13 +70,12 @@ class Neo4jUnit:
 
     async def write(self, changes: Sequence[Change]) -> list[Written]:
         """See `Unit.write`."""
-        out: list[Written] = []
+
+        async def write(entity: Entity, together: Sequence[Change]) -> list[Written]:
+            return await writing.write(self._work, await self._describe(entity), together)
+
         with _as_store_errors():
-            for change in changes:
-                out.append(await writing.write(self._work, await self._describe(change.entity), change))
-                if out[-1].status is not WriteStatus.APPLIED:
-                    break
-        return out
+            return await by_entity(write, changes)
 
     async def prepare(self, xid: str) -> None:
         raise NotImplementedError("Neo4j cannot prepare a transaction")
