@@ -70,6 +70,9 @@ class MemoryVector(MemoryHarness):
     settings: ClassVar = {"type": "vector", "transactions": False}
     types = tuple(replace(kind, field=f"metadata.{kind.field}") for kind in MemoryHarness.types)
 
+    async def vectors(self):
+        return await self.entity()
+
     def blank(self, number):
         return {"vector": [0.1 * number, 0.5, -1.0]}
 

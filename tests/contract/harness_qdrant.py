@@ -57,6 +57,11 @@ class QdrantHarness(Harness):
         self.named = True
         return await self._collection(types_qdrant.DENSE, types_qdrant.SPARSE)
 
+    async def vectors(self):
+        plain = models.VectorParams(size=3, distance=models.Distance.DOT)
+        dense = {"one": plain, "two": plain, "multi": types_qdrant.DENSE["multi"]}
+        return await self._collection(dense, types_qdrant.SPARSE)
+
     async def _collection(self, dense, sparse=None):
         name = f"things_{uuid4().hex}"
         await self.client.create_collection(name, vectors_config=dense, sparse_vectors_config=sparse)

@@ -332,7 +332,7 @@ async def test_an_id_is_generated(store: Store) -> None:
 
 @pytest.mark.parametrize("value", [True, -1, 2**64, 1.5, "", "a\ud800", [1], np.int64(3)])
 def test_ids_that_are_refused(value: Any) -> None:
-    from warehouse_adapters.qdrant.points import canonical_id
+    from warehouse.points import canonical_id
 
     with pytest.raises(InvalidOperation):
         canonical_id(value)

@@ -109,6 +109,9 @@ class Bench:
     def raw_insert(self, *records: Record) -> Request:
         return self._request("insert", records=records)
 
+    def raw_upsert(self, *records: Record) -> Request:
+        return self._request("upsert", records=records, conflict_keys=self.info.key)
+
     def raw_update(self, where: Mapping[str, Any], data: Mapping[str, Any]) -> Request:
         items = updates.bind(updates.parse(data), conditions.literal)
         return self._request("update", where=logical_condition(where), assignments=items)

@@ -47,6 +47,7 @@ from warehouse.testing.contract_types import TypeContract
 from warehouse.testing.contract_undo import UndoContract
 from warehouse.testing.contract_units import UnitContract
 from warehouse.testing.contract_updates import UpdateContract
+from warehouse.testing.contract_vector import VectorContract
 from warehouse.testing.contract_writes import WriteContract
 from warehouse.testing.harness import Harness
 from warehouse.testing.matrix import PROPERTY
@@ -63,6 +64,7 @@ class AdapterContract(
     TypeContract,
     ManyContract,
     GraphContract,
+    VectorContract,
     InjectionContract,
     RefusalContract,
 ):

@@ -95,6 +95,13 @@ class Harness(ABC):
         """An entity of relationships, never used before, between any nodes: for adapters that have such."""
         return Entity(f"LINKED_{uuid4().hex}", "relationship")
 
+    async def vectors(self) -> Entity | None:
+        """An empty entity of points with named vectors; None where the store has none. For vector stores.
+
+        They are `one` and `two` (of three numbers, kept in single precision), `sparse` and `multi`.
+        """
+        return None
+
     async def typed_entity(self) -> Entity:
         """As `entity`, but with a field for each of `types`, all of which may be null."""
         return await self.entity()

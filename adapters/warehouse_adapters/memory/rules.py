@@ -67,6 +67,13 @@ class Rules:
             out = put(out, info.key[0], uuid4().hex)
         return out
 
+    def read(self, where: Condition) -> Condition:
+        """The condition as records are to be compared with it."""
+        return where
+
+    def fit(self, records: Mapping[Hashable, Record], record: Record) -> None:
+        """Refuse what does not fit the committed records of its entity, where that can be told before it is kept."""
+
     async def admit(self, reader: Reader, info: EntityInfo, record: Record) -> Record:  # noqa: ARG002
         """The complete record that an insert of `record` makes."""
         return self.complete(info, record)

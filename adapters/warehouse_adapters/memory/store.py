@@ -56,7 +56,10 @@ class MemoryStore:
         return out if len(made) == len(changes) else [*out, Written(WriteStatus.CONFLICT)]
 
     def complete(self, info: EntityInfo, record: Record) -> Record:
-        return self.rules.complete(info, record)
+        out = self.rules.complete(info, record)
+        with self.space.mutex:
+            self.rules.fit(self.space.table(info.entity), out)
+        return out
 
 
 class _Changed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from warehouse.adapter import EntityInfo, Query, Request, StepChanges, UnitSettings, WriteStatus, Written
 from warehouse.conditions import Condition
@@ -27,15 +28,20 @@ class MemoryUnit(PlanningUnit):
         self._met: dict[Entity, None] = {}
 
     async def execute(self, request: Request, *, savepoint: bool = False) -> StepChanges:
+        request = replace(request, where=self._rules.read(request.where))
         return copy.deepcopy(await super().execute(request, savepoint=savepoint))
 
     async def admit(self, info: EntityInfo, record: Record) -> Record:
-        return await self._rules.admit(self, info, record)
+        out = await self._rules.admit(self, info, record)
+        with self._space.mutex:
+            self._rules.fit(self._space.table(info.entity), out)
+        return out
 
     async def dependents(self, request: Request, record: Record) -> list[tuple[EntityInfo, Record]]:
         return await self._rules.dependents(self, request, record)
 
     async def find(self, query: Query) -> list[Record]:
+        query = replace(query, where=self._rules.read(query.where))
         return copy.deepcopy(await super().find(query))
 
     async def read(self, info: EntityInfo, keys: Sequence[Key]) -> list[Image]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from warehouse.adapter import EntityInfo, Query, Request
+from warehouse.conditions import Condition
 from warehouse.config import EntityConfig
 from warehouse.errors import ConstraintViolated, InvalidOperation, did_you_mean
+from warehouse.points import canonical_id, canonical_ids
 from warehouse.records import ABSENT, Change, Entity, Record, float32, get
 from warehouse.updates import is_number
 from warehouse_adapters.memory.rules import Rules, View
@@ -36,9 +38,20 @@ class VectorRules(Rules):
     def complete(self, info: EntityInfo, record: Record) -> Record:
         _check_point(record)
         out = super().complete(info, record)
+        out["id"] = canonical_id(out["id"])
         if "vector" in out:
             out["vector"] = _single(out["vector"])
         return {"metadata": {}} | out
+
+    def read(self, where: Condition) -> Condition:
+        return canonical_ids(where)
+
+    def fit(self, records: Mapping[Hashable, Record], record: Record) -> None:
+        for name, vector in _dense(get(record, "vector")):
+            known = {"": self._dimension} if self._dimension is not None else {}
+            length = known.get(name) or _length(records, name)
+            if length is not None and length != len(vector):
+                raise _misfit(name, len(vector), length)
 
     def verify(self, view: View, info: EntityInfo, changes: Sequence[Change]) -> None:
         super().verify(view, info, changes)
@@ -48,11 +61,7 @@ class VectorRules(Rules):
         for record in sorted(records, key=lambda record: id(record) in written):
             for name, vector in _dense(get(record, "vector")):
                 if lengths.setdefault(name, len(vector)) != len(vector):
-                    raise ConstraintViolated(
-                        f"a vector has {len(vector)} dimensions in place of {lengths[name]}",
-                        constraint="dimension",
-                        field=f"vector.{name}" if name else "vector",
-                    )
+                    raise _misfit(name, len(vector), lengths[name])
 
     def search(self, records: list[Record], query: Query) -> list[Record]:
         near = query.near or {}
@@ -72,17 +81,50 @@ def _check_point(record: Record) -> None:
     for name in record:
         if name not in _PARTS:
             raise InvalidOperation(f"a point has no {name!r}", field=name, hint=did_you_mean(name, _PARTS))
-    number = record.get("id")
-    if isinstance(number, bool | float) or (isinstance(number, int) and number < 0):
-        raise InvalidOperation(f"it takes an unsigned integer, a UUID or text, not {number!r}", field="id")
+    if record.get("id") is not None:
+        canonical_id(record["id"])
     if not isinstance(record.get("metadata", {}), Mapping):
         raise InvalidOperation("it takes a mapping", field="metadata")
     vector = record.get("vector", {})
-    parts = vector.values() if isinstance(vector, Mapping) else [vector]
-    for part in parts:
-        numbers = part.get("values") if isinstance(part, Mapping) else part
-        if not isinstance(numbers, list | tuple) or not all(map(_is_finite, numbers)) or not part:
-            raise InvalidOperation("it takes a list of numbers, or a mapping of named ones", field="vector")
+    for part in vector.values() if isinstance(vector, Mapping) else [vector]:
+        if not _is_vector(part):
+            raise InvalidOperation(
+                "it takes a list of numbers, or a mapping of named vectors", field="vector"
+            )
+
+
+def _is_vector(part: Any) -> bool:
+    """Whether it is a list of numbers, a list of several such, or a sparse vector."""
+    if isinstance(part, Mapping):
+        return (
+            part.keys() == _SPARSE
+            and _is_vector(part["values"])
+            and len(part["indices"]) == len(part["values"])
+        )
+    if not isinstance(part, list | tuple) or not part:
+        return False
+    if isinstance(part[0], list | tuple):
+        return all(
+            isinstance(row, list | tuple) and len(row) == len(part[0]) and _is_vector(row) for row in part
+        )
+    return all(map(_is_finite, part))
+
+
+def _misfit(name: str, length: int, wanted: int) -> ConstraintViolated:
+    return ConstraintViolated(
+        f"a vector has {length} dimensions in place of {wanted}",
+        constraint="dimension",
+        field=f"vector.{name}" if name else "vector",
+    )
+
+
+def _length(records: Mapping[Hashable, Record], name: str) -> int | None:
+    """How long the vectors of this name are: as the first one is."""
+    for record in records.values():
+        for other, vector in _dense(get(record, "vector")):
+            if other == name:
+                return len(vector)
+    return None
 
 
 def _is_finite(number: Any) -> bool:
@@ -93,7 +135,7 @@ def _single(vector: Any) -> Any:
     """A vector, or a mapping of named ones, in single precision; the indices of a sparse one stay."""
     if isinstance(vector, Mapping):
         return {name: part if name == "indices" else _single(part) for name, part in vector.items()}
-    return [float32(number) for number in vector]
+    return [_single(item) if isinstance(item, list | tuple) else float32(item) for item in vector]
 
 
 def _dense(vector: Any) -> Iterator[tuple[str, Sequence[float]]]:
@@ -102,8 +144,8 @@ def _dense(vector: Any) -> Iterator[tuple[str, Sequence[float]]]:
         return
     named: Iterable[tuple[str, Any]] = vector.items() if isinstance(vector, Mapping) else [("", vector)]
     for name, part in named:
-        if not isinstance(part, Mapping):
-            yield name, part
+        if not isinstance(part, Mapping) and part is not None:
+            yield name, part[0] if part and isinstance(part[0], list) else part
 
 
 def _cosine(one: Sequence[float], other: Sequence[float]) -> float:

@@ -19,8 +19,9 @@ from warehouse.adapter import Capabilities, Outcome, Query, Request, Unit, UnitS
 from warehouse.config import AdapterSettings, EntityConfig
 from warehouse.errors import ConfigError, UnknownEntity, did_you_mean
 from warehouse.operations import AdapterType
+from warehouse.points import canonical_ids
 from warehouse.records import Entity, Record
-from warehouse_adapters.qdrant import checks, filters, local, points, vectors
+from warehouse_adapters.qdrant import checks, local, points, vectors
 from warehouse_adapters.qdrant.errors import NotFound, store_errors
 from warehouse_adapters.qdrant.points import CollectionInfo
 from warehouse_adapters.qdrant.reading import Abilities, collection
@@ -210,7 +211,7 @@ class QdrantAdapter:
         if query.near is not None or query.order_by or query.limit is None or self._store is None:
             return await unit.find(query)
         last = query.offset + query.limit
-        query = replace(query, where=filters.canonical_ids(query.where))
+        query = replace(query, where=canonical_ids(query.where))
         found: list[Record] = []
         async with aclosing(self._store.pages(query)) as pages:
             async for page in pages:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from decimal import Decimal
 from itertools import islice
 from typing import Any, Final
@@ -19,10 +18,10 @@ from uuid import UUID
 
 from qdrant_client import models
 
-from warehouse.conditions import And, Compare, Condition, Not, Or
+from warehouse.conditions import And, Compare, Condition, Or
 from warehouse.errors import InvalidOperation
 from warehouse.records import ABSENT, Record, get
-from warehouse_adapters.qdrant.points import canonical_id, point_id
+from warehouse_adapters.qdrant.points import point_id
 
 NOTHING: Final = models.HasIdCondition(has_id=[])
 _RAW: Final = re.compile(r"[A-Za-z0-9_-]+")
@@ -52,30 +51,6 @@ def json_path(names: Sequence[str]) -> str | None:
 
 
 # What a condition can leave out
-
-
-def canonical_ids(condition: Condition) -> Condition:
-    """The same condition with ids as images show them; what is no id stays, and matches nothing."""
-    match condition:
-        case Compare("id", _, list() | tuple() | set() | frozenset() as value):
-            return replace(condition, value=[_image_id(item) for item in value])
-        case Compare("id", _, value):
-            return replace(condition, value=_image_id(value))
-        case Compare():
-            return condition
-        case And(parts):
-            return And(tuple(canonical_ids(part) for part in parts))
-        case Or(parts):
-            return Or(tuple(canonical_ids(part) for part in parts))
-        case Not(part):
-            return Not(canonical_ids(part))
-
-
-def _image_id(value: Any) -> Any:
-    try:
-        return canonical_id(value)
-    except InvalidOperation:
-        return value
 
 
 def narrow(condition: Condition) -> models.Filter | None:

@@ -7,7 +7,6 @@ nulls that are elements of lists stay.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, time
@@ -19,16 +18,14 @@ from qdrant_client import models
 
 from warehouse.adapter import EntityInfo
 from warehouse.errors import InvalidOperation, UnknownField
+from warehouse.points import canonical_id, is_uuid
 from warehouse.records import Record
 from warehouse_adapters.qdrant import vectors
 
 FIELDS: Final = frozenset({"id", "vector", "metadata"})
 # Never to be changed: the ids of all points that were written under a text id follow from it.
 TEXT_IDS: Final = UUID("6e1a7f7c-5f0b-5d0e-9a53-9d1f0c6a2b11")
-_LAST_ID: Final = 2**64 - 1
 _INTS: Final = range(-(2**63), 2**63)
-_HYPHENATED: Final = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-_UUID: Final = re.compile(rf"[0-9a-fA-F]{{32}}|(?:urn:uuid:)?{_HYPHENATED}|\{{{_HYPHENATED}\}}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,26 +43,10 @@ class CollectionInfo(EntityInfo):
 # Ids
 
 
-def canonical_id(value: Any) -> int | str:
-    """An id as images show it: a number, a UUID in lower case with hyphens, or any other text as it is.
-
-    Raises InvalidOperation for anything else.
-    """
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, str) and value:
-        return str(UUID(value)) if _UUID.fullmatch(value) else _text(value, "id")
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LAST_ID:
-        return value
-    raise InvalidOperation(
-        f"{value!r} is no id of a point", field="id", hint="give a number from 0 to 2**64-1, a UUID, or text"
-    )
-
-
 def point_id(value: Any) -> int | str:
     """The id that the store knows the point by: for a text that is no UUID, a UUID made of it."""
     known = canonical_id(value)
-    if isinstance(known, int) or _UUID.fullmatch(known):
+    if isinstance(known, int) or is_uuid(known):
         return known
     return str(uuid5(TEXT_IDS, known))
 

@@ -17,6 +17,7 @@ from qdrant_client import models
 from warehouse.adapter import EntityInfo, Query, Request, StepChanges, WriteStatus, Written, first_failed
 from warehouse.errors import StoreError, StoreOutcomeUnknown
 from warehouse.planning import PlanningUnit, batches
+from warehouse.points import canonical_ids
 from warehouse.records import ABSENT, Absent, Change, Image, Record, same_image
 from warehouse_adapters.qdrant import filters, points, vectors
 from warehouse_adapters.qdrant.errors import NotFound, store_errors
@@ -33,11 +34,11 @@ class QdrantUnit(PlanningUnit):
     """A planning unit in which the ids of conditions are compared as images show them."""
 
     async def execute(self, request: Request, *, savepoint: bool = False) -> StepChanges:
-        request = replace(request, where=filters.canonical_ids(request.where))
+        request = replace(request, where=canonical_ids(request.where))
         return await super().execute(request, savepoint=savepoint)
 
     async def find(self, query: Query) -> list[Record]:
-        return await super().find(replace(query, where=filters.canonical_ids(query.where)))
+        return await super().find(replace(query, where=canonical_ids(query.where)))
 
 
 @dataclass(frozen=True, slots=True)
