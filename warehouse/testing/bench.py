@@ -82,7 +82,7 @@ class Bench:
     def insert(self, *records: Mapping[str, Any]) -> Request:
         return self._request("insert", records=self._records(records))
 
-    def update(self, where: Mapping[str, Any] | None, data: Mapping[str, Any]) -> Request:
+    def update(self, where: Mapping[str, Any] | Condition | None, data: Mapping[str, Any]) -> Request:
         renamed = {self.harness.path(name): value for name, value in data.items()}
         items = updates.bind(updates.parse(renamed), conditions.literal)
         return self._request("update", where=self.condition(where), assignments=items)
@@ -101,7 +101,7 @@ class Bench:
             update_fields=None if fields is None else tuple(path(name) for name in fields),
         )
 
-    def delete(self, where: Mapping[str, Any] | None) -> Request:
+    def delete(self, where: Mapping[str, Any] | Condition | None) -> Request:
         return self._request("delete", where=self.condition(where))
 
     # Requests in the store's own fields

@@ -40,6 +40,7 @@ from warehouse.testing.contract_conditions import ConditionContract
 from warehouse.testing.contract_describe import DescribeContract
 from warehouse.testing.contract_graph import GraphContract
 from warehouse.testing.contract_injection import InjectionContract
+from warehouse.testing.contract_law import LawContract
 from warehouse.testing.contract_many import ManyContract
 from warehouse.testing.contract_operations import OperationContract
 from warehouse.testing.contract_refusals import RefusalContract
@@ -61,6 +62,7 @@ class AdapterContract(
     UnitContract,
     WriteContract,
     UndoContract,
+    LawContract,
     TypeContract,
     ManyContract,
     GraphContract,

@@ -187,6 +187,20 @@ class OperationContract:
         (step,) = await bench.do(bench.delete({"name": "nobody"}))
         assert step == StepChanges(changes=(), affected=0)
 
+    @pytest.mark.parametrize("operator", ["$exists", "$like", "$ilike", "$containsAll", "$contains"])
+    async def test_what_is_tested_for_being_there_is_in_the_images(self, bench: Bench, operator: str) -> None:
+        """Neo4j once gave `true` in place of a value that a condition had only tested for being there."""
+        field, value = ("tags", ["a"]) if operator == "$containsAll" else ("name", "Ann")
+        operand = {"$exists": True, "$like": "A%", "$ilike": "a%", "$containsAll": ["a"], "$contains": "n"}
+        if not bench.has(field) or operator not in bench.capabilities.conditions:
+            return
+        record = ANN | {field: value}
+        await bench.seed(record)
+        where = {field: {operator: operand[operator]}}
+        updated, deleted = await bench.do(bench.update(where, {"count": 2}), bench.delete(where))
+        check_change(bench, updated.changes[0], record, record | {"count": 2})
+        check_change(bench, deleted.changes[0], record | {"count": 2}, None)
+
     # Many, and reads
 
     async def test_many_records_in_one_operation(self, bench: Bench) -> None:

@@ -148,11 +148,12 @@ def _operator(expression: str, item: Compare, parameters: Parameters) -> Filter:
             present = _null(expression, is_null=False)
             return _and([present, *(_contains(expression, element, parameters) for element in value)])
         case _:  # $like, $ilike, $regex: text that Cypher's regular expressions read differently
-            return Filter(f"{expression} IS NOT NULL", exact=False)
+            return Filter(_null(expression, is_null=False).text, exact=False)
 
 
 def _null(expression: str, *, is_null: bool) -> Filter:
-    return Filter(f"{expression} IS {'' if is_null else 'NOT '}NULL", exact=True)
+    # Never `IS NOT NULL`: once it was tested before a SET, Neo4j 5.26 has `properties(n)` say true for the value.
+    return Filter(f"{expression} IS NULL" if is_null else f"({expression} IS NULL) = false", exact=True)
 
 
 def _equal(expression: str, value: Any, parameters: Parameters) -> Filter:
