@@ -31,8 +31,9 @@ test: $(INSTALLED) ## Check style and types, and run all tests on real servers
 	$(MAKE) --no-print-directory lint
 	$(BIN)/pytest $(ARGS)
 
-bench: $(INSTALLED) ## Measure against a real PostgreSQL
+bench: $(INSTALLED) ## Measure against the drivers, on real servers
 	$(SERVERS) run postgres -- $(BIN)/python -m benchmarks.three_inserts
+	$(SERVERS) run postgres mariadb mongo neo4j -- $(BIN)/python -m benchmarks.many_records
 
 lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff format --check .

@@ -16,6 +16,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from contract.harness_mongo import MongoServer
+from contract.harness_neo4j import ArcadeDB, Neo4jServer
+from contract.harness_qdrant import QdrantInMemory
 from contract.harness_sql import MariaDB, Postgres, SQLite
 from warehouse import conditions, updates
 from warehouse.adapter import Capabilities
@@ -66,18 +69,27 @@ def render(found: dict[str, Capabilities]) -> str:
 
 
 TYPES_FILE = FILE.with_name("types.md")
-TYPED = {"PostgreSQL": Postgres, "MariaDB and MySQL": MariaDB, "SQLite": SQLite}
+TYPED = {
+    "PostgreSQL": Postgres,
+    "MariaDB and MySQL": MariaDB,
+    "SQLite": SQLite,
+    "MongoDB": MongoServer,
+    "Neo4j": Neo4jServer,
+    "ArcadeDB": ArcadeDB,
+    "Qdrant": QdrantInMemory,
+}
 TYPES_HEAD = """# Types
 
-What goes into a column, and what comes out of it again, in images, results and finds. Each row is tried with
-generated values, the ends of its range among them: written, changed, deleted and undone, the value is again what it
-was, by the store's own text of it too, also when its image was read back from the journal.
+What goes into a column, a field, a property or a payload, and what comes out of it again, in images, results and
+finds. Each row is tried with generated values, the ends of its range among them: written, changed, deleted and
+undone, the value is again what it was, by the store's own text of it too, also when its image was read back from
+the journal.
 
-A value that a column would not keep exactly is refused before anything runs; the message names the step, the
+A value that would not be kept exactly is refused before anything runs; the message names the step, the
 field, the value and the store. `[adapters.T.entities.E] convert = {field = "text"}` (or `"float"`, `"int"`) names a
 conversion for it. A missing value is null, in every type.
 
-The tables for MongoDB, Neo4j and Qdrant are still to come.
+What a store keeps only nearly is said so below: it is compared within that tolerance, and never used as a guard.
 """
 
 

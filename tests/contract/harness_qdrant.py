@@ -1,7 +1,8 @@
 """Qdrant: the client's local mode in memory and in a folder, its REST by a scripted peer, and a server by URL."""
 
 import os
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from uuid import uuid4
 
 import httpx
@@ -106,12 +107,12 @@ class QdrantInAFolder(QdrantHarness):
     many = 1_000  # it makes each point durable by itself
 
     def __init__(self):
-        self.folder = TemporaryDirectory()
-        super().__init__(path=f"{self.folder.name}/vectors")
+        self.folder = mkdtemp()
+        super().__init__(path=f"{self.folder}/vectors")
 
     async def __aexit__(self, *error):
         await super().__aexit__(*error)
-        self.folder.cleanup()
+        rmtree(self.folder)
 
 
 class QdrantByRest(QdrantHarness):

@@ -230,6 +230,23 @@ MARIADB = (
     ),
     kind("year", st.integers(1901, 2155), takes="int"),
     kind("enum('a','it''s','\u00fc')", st.sampled_from(["a", "it's", "\u00fc"]), takes="str", refused=("b",)),
+    kind(
+        "set('a','b','c')",
+        st.sampled_from(["", "a", "a,b", "a,b,c"]),
+        takes="str",
+        note="members with commas",
+    ),
+    kind(
+        "bit(9)",
+        st.integers(0, 511).map(lambda bits: bits.to_bytes(2)),
+        takes="bytes",
+        note="most significant first",
+    ),
+    kind(
+        "timestamp(6)",
+        st.datetimes(datetime(1980, 1, 1), datetime(2037, 1, 1)),
+        takes="datetime without zone",
+    ),
     kind("uuid", st.uuids(version=4), takes="UUID, str", gives="str", expected=str),
     kind(
         "json",

@@ -270,25 +270,6 @@ async def test_another_key_is_refused() -> None:
 
 # Ids
 
-SPELLINGS = [
-    UUID("6F9619FF-8B86-D011-B42D-00C04FC964FF"),
-    "6F9619FF-8B86-D011-B42D-00C04FC964FF",
-    "6f9619ff8b86d011b42d00c04fc964ff",
-    "urn:uuid:6f9619ff-8b86-d011-b42d-00c04fc964ff",
-    "{6f9619ff-8b86-d011-b42d-00c04fc964ff}",
-]
-
-
-@pytest.mark.parametrize("spelled", SPELLINGS, ids=str)
-async def test_a_uuid_in_any_spelling(store: Store, spelled: Any) -> None:
-    (change,) = await store.do("insert", {"id": spelled, "vector": [1, 2]})
-    assert change.key == {"id": "6f9619ff-8b86-d011-b42d-00c04fc964ff"}
-    for other in SPELLINGS:
-        assert await store.find({"id": other}) == [change.after]
-        assert await store.read(other) == change.after
-        assert await store.find({"id": {"$in": [other, 7]}}) == [change.after]
-    assert len(await store.do("update", where={"id": spelled}, data={"metadata.a": 1})) == 1
-
 
 async def test_a_text_id_is_kept_beside_a_stable_uuid(store: Store) -> None:
     (change,) = await store.do("insert", {"id": "order-7", "vector": [1, 2], "metadata": {"a": 1}})
@@ -330,14 +311,6 @@ async def test_an_id_is_generated(store: Store) -> None:
     assert str(UUID(change.key["id"])) == change.key["id"]
 
 
-@pytest.mark.parametrize("value", [True, -1, 2**64, 1.5, "", "a\ud800", [1], np.int64(3)])
-def test_ids_that_are_refused(value: Any) -> None:
-    from warehouse.points import canonical_id
-
-    with pytest.raises(InvalidOperation):
-        canonical_id(value)
-
-
 async def test_numbers_and_uuids_are_different(store: Store) -> None:
     rows = [{"id": value, "vector": [1, 2]} for value in (5, "5", str(UUID(int=5)), 2**64 - 1)]
     await store.do("insert", *rows)
@@ -351,33 +324,6 @@ async def test_images_show_float32(store: Store) -> None:
     (change,) = await store.do("insert", {"id": 1, "vector": np.array([0.1, 0.2])})
     assert get(change.after, "vector") == [float32(0.1), float32(0.2)] != [0.1, 0.2]
     assert await store.read(1) == change.after
-
-
-async def test_named_vectors_change_alone(named: Store) -> None:
-    words = {"indices": [7, 2], "values": [0.5, 1]}
-    vector = {"image": [1, 2], "text": [0, 3, 4], "words": words, "pages": [[3, 4], [0, 2]]}
-    (change,) = await named.do("insert", {"id": 1, "vector": vector, "metadata": {"a": 1}})
-    expected = {
-        "image": [1.0, 2.0],
-        "text": [0.0, float32(0.6), float32(0.8)],
-        "words": {"indices": [2, 7], "values": [1.0, 0.5]},
-        "pages": [[float32(0.6), float32(0.8)], [0.0, 1.0]],
-    }
-    assert get(change.after, "vector") == expected
-    (change,) = await named.do("update", where={"id": 1}, data={"vector.image": [5, 6]})
-    assert change.written == {"vector.image"}
-    assert (await named.read(1))["vector"]["image"] == [5.0, 6.0]
-    assert set((await named.read(1))["vector"]) == set(vector)
-    await named.do("update", where={"id": 1}, data={"vector.words": {"indices": [1], "values": [3]}})
-    await named.do("update", where={"id": 1}, data={"vector.text": {"$unset": True}})
-    left = await named.read(1)
-    assert set(left["vector"]) == {"image", "words", "pages"}
-    assert left["vector"]["words"] == {"indices": [1], "values": [3.0]}
-    assert left["metadata"] == {"a": 1}
-    await named.do("update", where={"id": 1}, data={"vector": {"image": [0, 0]}})
-    assert (await named.read(1))["vector"] == {"image": [0.0, 0.0]}
-    await named.do("update", where={"id": 1}, data={"vector": {"$unset": True}})
-    assert await named.read(1) == {"id": 1, "metadata": {"a": 1}}
 
 
 @pytest.mark.parametrize(

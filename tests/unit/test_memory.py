@@ -102,16 +102,6 @@ async def graph(request):
 
 
 class TestGraph:
-    async def test_a_relationship_joins_the_nodes_that_match(self, graph):
-        (change,) = await graph.add(KNOWS, knows(1, 2, since=2001))
-        assert change.after == kept(1, 2, since=2001)
-        assert change.key == {"start": kept(1, 2)["start"], "end": kept(1, 2)["end"]}
-        assert await graph.all(KNOWS) == [kept(1, 2, since=2001)]
-
-    async def test_its_nodes_may_be_of_the_same_unit(self, graph):
-        await graph.do(await graph.insert(USER, {"id": 9}), await graph.insert(KNOWS, knows(9, 1)))
-        assert await graph.all(KNOWS) == [kept(9, 1)]
-
     async def test_it_needs_one_node_at_each_end(self, graph):
         await graph.add(USER, {"id": 4, "name": "x"}, {"id": 5, "name": "x"})
         ambiguous = knows(1, 2) | {"end": {"entity": "User", "where": {"name": "x"}}}
@@ -122,59 +112,11 @@ class TestGraph:
             await graph.add(KNOWS, knows(1, 2), knows(1, 2))
         assert await graph.all(KNOWS) == []
 
-    async def test_properties_are_updated_and_ends_are_not(self, graph):
-        await graph.add(KNOWS, knows(1, 2, since=2001), knows(2, 3))
-        changed = await graph.do(
-            await graph.request(
-                "update",
-                KNOWS,
-                where={"start.key.id": 1},
-                data={"properties.since": {"$increment": 1}},
-            )
-        )
-        assert [change.after for change in changed] == [kept(1, 2, since=2002)]
-        with pytest.raises(InvalidOperation):
-            await graph.request("update", KNOWS, where={}, data={"start.key.id": 3})
-
-    async def test_upsert_by_the_ends(self, graph):
-        await graph.add(KNOWS, knows(1, 2, since=2001))
-        request = await graph.request(
-            "upsert",
-            KNOWS,
-            records=(knows(1, 2, since=5), knows(2, 1)),
-            conflict_keys=("start", "end"),
-        )
-        changes = await graph.do(request)
-        assert [change.action for change in changes] == ["updated", "inserted"]
-        assert await graph.all(KNOWS) == [kept(1, 2, since=5), kept(2, 1)]
-
-    async def test_deleting_a_node_captures_its_relationships_and_undo_restores_them(self, graph):
-        await graph.add(KNOWS, knows(1, 2), knows(3, 1), knows(2, 3), knows(1, 1))
-        before = (await graph.all(USER), await graph.all(KNOWS))
-        changes = await graph.do(await graph.request("delete", USER, where={"id": {"$in": [1, 2]}}))
-        assert [change.entity.name for change in changes if not change.dependent] == ["User", "User"]
-        assert len(changes) == 6
-        last = max(index for index, change in enumerate(changes) if change.dependent)
-        assert changes[last + 1 :] == [changes[-1]]
-        assert await graph.all(KNOWS) == []
-        await graph.undo(changes)
-        after = (await graph.all(USER), await graph.all(KNOWS))
-        assert [sorted(records, key=str) for records in after] == [
-            sorted(records, key=str) for records in before
-        ]
-
     async def test_affected_counts_nodes_only(self, graph):
         await graph.add(KNOWS, knows(1, 2), knows(3, 1))
         async with graph.unit() as unit:
             step = await unit.execute(await graph.request("delete", USER, where={"id": 1}))
         assert (step.affected, len(step.changes)) == (1, 3)
-
-    async def test_without_detach_a_joined_node_stays(self, graph):
-        await graph.add(KNOWS, knows(1, 2))
-        with pytest.raises(ConstraintViolated):
-            await graph.do(await graph.request("delete", USER, where={"id": 2}, detach=False))
-        await graph.do(await graph.request("delete", USER, where={"id": 3}, detach=False))
-        assert [node["id"] for node in await graph.all(USER)] == [1, 2]
 
     async def test_a_write_never_leaves_a_relationship_without_its_node(self, graph):
         await graph.add(KNOWS, knows(1, 2))
@@ -253,14 +195,6 @@ class TestVectors:
         assert await near() == [2, 3, 1]
         assert await near(limit=1) == [2]
         assert await near(where={"metadata.kind": "a"}) == [2, 1]
-
-    async def test_named_and_sparse_vectors(self, points):
-        sparse = {"indices": [1, 7], "values": [0.5, 1.0]}
-        await points.add(POINTS, {"id": 1, "vector": {"small": [1.0, 0.0], "words": sparse}})
-        await points.add(POINTS, {"id": 2, "vector": {"small": [0.0, 1.0]}})
-        found = await points.all(POINTS, near={"vector": [0.0, 1.0], "using": "small"})
-        assert [record["id"] for record in found] == [2, 1]
-        assert found[1]["vector"]["words"] == sparse
 
     async def test_the_first_vector_fixes_the_dimension(self):
         store = Store(type="vector")

@@ -24,6 +24,8 @@ IDS: Final[dict[Any, Any]] = {
     2**64 - 1: 2**64 - 1,
     _SPELLED: _SPELLED.lower(),
     _SPELLED.replace("-", ""): _SPELLED.lower(),
+    f"urn:uuid:{_SPELLED}": _SPELLED.lower(),
+    f"{{{_SPELLED}}}": _SPELLED.lower(),
     UUID(int=5): str(UUID(int=5)),
     "user_123": "user_123",
     "5": "5",

@@ -5,38 +5,33 @@ Name it in a `conftest.py`: `from warehouse.testing.matrix import pytest_termina
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeAlias
 
 import pytest
 
 PROPERTY: Final = "warehouse-contract"
+Cells: TypeAlias = dict[tuple[str, str], str]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the matrix of what the tests of this run noted."""
-    cells = _cells(terminalreporter)
-    if not cells:
+    rows = table(noted(terminalreporter))
+    if not rows:
         return
-    adapters = sorted({adapter for adapter, _ in cells})
-    capabilities = sorted({capability for _, capability in cells})
-    width = max(map(len, capabilities))
-    widths = [max(len(adapter), len("refused")) for adapter in adapters]
     terminalreporter.section("contract: what the adapters can do")
-    terminalreporter.write_line("  ".join([" " * width, *map(str.ljust, adapters, widths)]).rstrip())
-    for capability in capabilities:
-        row = [cells.get((adapter, capability), "") for adapter in adapters]
-        terminalreporter.write_line(
-            "  ".join([capability.ljust(width), *map(str.ljust, row, widths)]).rstrip()
-        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        terminalreporter.write_line("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
-def _cells(terminalreporter: pytest.TerminalReporter) -> dict[tuple[str, str], str]:
-    """The cells by adapter and capability.
+def noted(terminalreporter: pytest.TerminalReporter) -> Cells:
+    """What the tests of this run noted, by adapter and capability.
 
-    `yes`, `refused` (by declaration), `untried` (the store holds no field for it), or
+    `yes`, `refused` (by declaration), `untried` (the store holds no field for it), or another value;
     `FAILED` where a test of it failed.
     """
-    cells: dict[tuple[str, str], str] = {}
+    cells: Cells = {}
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.stats.get(outcome, []):
             for name, value in getattr(report, "user_properties", ()):
@@ -44,3 +39,23 @@ def _cells(terminalreporter: pytest.TerminalReporter) -> dict[tuple[str, str], s
                     adapter, capability, state = value
                     cells[adapter, capability] = state if outcome == "passed" else "FAILED"
     return cells
+
+
+def table(cells: Mapping[tuple[str, str], str]) -> list[list[str]]:
+    """The matrix as rows: the adapters, and then each capability with what each of them does."""
+    if not cells:
+        return []
+    adapters = sorted({adapter for adapter, _ in cells})
+    capabilities = sorted({capability for _, capability in cells})
+    return [["", *adapters]] + [
+        [capability, *(cells.get((adapter, capability), "") for adapter in adapters)]
+        for capability in capabilities
+    ]
+
+
+def markdown(cells: Mapping[tuple[str, str], str]) -> str:
+    """The matrix as a table for the docs."""
+    head, *rows = table(cells)
+    lines = [" | ".join(head), " | ".join(["---", *[":-:"] * (len(head) - 1)])]
+    lines += [" | ".join([f"`{row[0]}`" if row[0].startswith("$") else row[0], *row[1:]]) for row in rows]
+    return "".join(f"| {line} |\n" for line in lines)
