@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from sqlalchemy import types
@@ -25,6 +25,7 @@ class Dialect(ABC):
       statement.
     * `dynamic`: a column may hold values of any type.
     * `text_json`: the driver gives and takes JSON as text.
+    * `plain`: by the kind of a column, the type of values that its driver takes as they are.
     * `json_paths`: it can evaluate conditions on what is inside of JSON; otherwise that is done here.
     """
 
@@ -40,6 +41,7 @@ class Dialect(ABC):
     dynamic: ClassVar[bool] = False
     text_json: ClassVar[bool] = True
     json_paths: ClassVar[bool] = True
+    plain: ClassVar[Mapping[str, type]] = {"text": str, "integer": int, "bytes": bytes}
 
     def __init__(self, quote: Callable[[str], str], compile_type: Callable[[Any], str]) -> None:
         self.quote = quote
@@ -119,17 +121,25 @@ class Dialect(ABC):
         """
         if value is None:
             return None
+        if type(value) is self.plain.get(column.kind):
+            if stored:
+                self._check_limit(column, value)
+            return value
         if stored and column.kind == "decimal" and isinstance(value, str):
             value = values.decimal(column, value)
         if not self._fits(column, value):
             raise values.misfit(column, value)
-        if stored and column.limit is not None and (reason := column.limit(value)) is not None:
-            raise refusal(self.name, column.name, value, reason)
+        if stored:
+            self._check_limit(column, value)
         if column.kind == "json" and self.text_json:
             return values.json_text(column, value)
         if values.is_numeric(column) and not self.dynamic:
             value = values.number(column, value, stored=stored)
         return self._adapt(column, value)
+
+    def _check_limit(self, column: Column, value: Any) -> None:
+        if column.limit is not None and (reason := column.limit(value)) is not None:
+            raise refusal(self.name, column.name, value, reason)
 
     def _fits(self, column: Column, value: Any) -> bool:
         return values.fits(column, value)

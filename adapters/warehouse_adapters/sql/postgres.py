@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import count
 from typing import Any, Final
 
 from sqlalchemy import types
@@ -140,6 +143,18 @@ _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _XID: Final = "SELECT pg_current_xact_id()::text"
 
 
+# Beyond so many placeholders psycopg takes a statement apart anew each time, which costs more than to run it.
+_FEW: Final = 50
+_MARK: Final = re.compile("%([s%])")
+
+
+@lru_cache(maxsize=32)
+def _numbered(text: str) -> str:
+    """The statement with PostgreSQL's own placeholders, which psycopg hands on as they are."""
+    numbers = count(1)
+    return _MARK.sub(lambda found: f"${next(numbers)}" if found[1] == "s" else "%", text)
+
+
 class PsycopgLink(Link):
     """psycopg: what begins a unit is pipelined."""
 
@@ -147,17 +162,23 @@ class PsycopgLink(Link):
         super().__init__(pooled)
         self._cursor: Any = self._driver.cursor()
         self._cursors: list[Any] = []
+        self._raw: Any = None
         self._lock_timeout = -1.0
 
     async def _setup(self) -> None:
+        from psycopg import AsyncRawCursor
+
         from warehouse_adapters.sql.loaders import register
 
         register(self._driver)
         self._cursor = self._driver.cursor()
         self._cursors.clear()
+        self._raw = AsyncRawCursor(self._driver)
 
     async def _execute(self, text: str, params: Sequence[Any]) -> Rows:
         cursor = self._cursor
+        if len(params) > _FEW:
+            cursor, text = self._raw, _numbered(text)
         await cursor.execute(text, params)
         return await cursor.fetchall() if cursor.pgresult.nfields else ()
 

@@ -40,6 +40,7 @@ class SQLite(Dialect):
     lock = ""
     rows = "VALUES "
     dynamic = True
+    plain: ClassVar = {"text": str, "bytes": bytes}  # an int may be too large
 
     _SCALARS: ClassVar = (bool, int, float, str, bytes, bytearray, memoryview, Decimal, UUID, date, time)
     _TYPES: ClassVar[tuple[tuple[type | tuple[type, ...], str], ...]] = (
