@@ -165,3 +165,39 @@ class WriteContract:
         assert await statuses(bench, change, taken, last) == [APPLIED, CONFLICT]
         name = "Ann" if bench.capabilities.holds else "mine"
         assert await bench.contents() == [bench.expected(ANN | {"name": name}), bench.expected(BOB)]
+
+    async def test_a_refusal_among_many_is_that_of_its_change(self, bench: Bench) -> None:
+        if not bench.harness.unique:
+            return
+        await bench.seed(ANN, {"id": 7}, {"id": 8}, {"id": 9})
+        given: list[dict[str, Any]] = [
+            {"id": 3},
+            {"id": 4, "email": "new@x"},
+            {"id": 5, "email": ANN["email"]},
+            {"id": 6},
+        ]
+        records = [bench.harness.record(**record) for record in given]
+        inserts = [
+            make(bench, record["id"], ABSENT, image, frozenset(image))
+            for record, image in zip(given, records, strict=True)
+        ]
+        assert await statuses(bench, *inserts) == [APPLIED, APPLIED, REFUSED]
+        updates = [
+            await change_of(bench, number, email=email)
+            for number, email in ((7, "seven@x"), (8, ANN["email"]), (9, "nine@x"))
+        ]
+        assert await statuses(bench, *updates) == [APPLIED, REFUSED]
+        assert (await bench.images())[-1] == (await bench.read(9))[0]
+
+    async def test_a_conflict_among_many_is_that_of_its_change(self, bench: Bench) -> None:
+        if bench.capabilities.guards == "none":
+            return
+        await bench.seed(*({"id": number, "count": number} for number in range(1, 6)))
+        updates = [await change_of(bench, number, count=0) for number in range(1, 6)]
+        deletes = [replace(change, after=ABSENT) for change in updates]
+        await bench.do(bench.update({"id": 3}, {"count": 77}))
+        assert await statuses(bench, *updates) == [APPLIED, APPLIED, CONFLICT]
+        left = {1: 1, 2: 2} if bench.capabilities.holds else {1: 0, 2: 0}
+        assert {row["id"]: row["count"] for row in await bench.contents()} == left | {3: 77, 4: 4, 5: 5}
+        assert await statuses(bench, *deletes[2:]) == [CONFLICT]
+        assert await statuses(bench, deletes[3], deletes[2], deletes[4]) == [APPLIED, CONFLICT]
