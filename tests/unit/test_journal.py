@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from decimal import Decimal
 from uuid import uuid4
 
@@ -640,6 +640,18 @@ async def test_a_journal_of_the_first_layout_is_migrated_by_one_of_many(kind, tm
         one = entry(step(1), owner="me")
         await journals[2].decide(one, 7)
         assert await journals[3].entry(one.transaction_id) == one
+        for journal in journals:
+            await journal.close()
+
+
+async def test_many_open_a_file_that_is_no_write_ahead_log_yet(tmp_path):
+    """SQLite does not wait for whoever switches the file at the same moment: it refuses at once."""
+    for number in range(10):
+        path = tmp_path / f"journal{number}.db"
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE other (x)")
+        journals = [open_journal(JournalSettings(url=sqlite_url(path))) for _ in range(8)]
+        await asyncio.gather(*(journal.open() for journal in journals))
         for journal in journals:
             await journal.close()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from warehouse.errors import TransactionConflict, WarehouseError
-from warehouse.journal.codec import encode
+from warehouse.journal.codec import encode_key
 from warehouse.journal.rows import pack
 from warehouse.records import Change, Entity, Key
 from warehouse.results import Pattern, State
@@ -151,7 +151,7 @@ def locks(store: str, changes: Iterable[Change]) -> dict[Lock, tuple[Entity, Key
 
 def lock(store: str, entity: Entity, key: Key) -> Lock:
     """What stands for one record (or one unique value) in the journal: 16 bytes, equal for equal keys."""
-    content = encode([store, entity.kind, entity.name, [[name, key[name]] for name in sorted(key)]])
+    content = encode_key((store, entity.kind, entity.name), key)
     return hashlib.blake2b(content, digest_size=16).digest()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -44,6 +45,7 @@ _DRIVERS: Final = {
 _NOT_MADE: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}
 # How long a write waits for another process's write to the same file, in milliseconds.
 _BUSY: Final = 10_000
+_AGAIN: Final = 0.01
 
 
 class SqlJournal:
@@ -273,9 +275,24 @@ class SqlJournal:
 def _prepare(connection: Any, _: Any) -> None:
     """Durable at every commit, and readers that no writer blocks."""
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY}"):
+    for pragma in (f"busy_timeout={_BUSY}", "synchronous=FULL"):
         cursor.execute(f"PRAGMA {pragma}")
+    _write_ahead(cursor)
     cursor.close()
+
+
+def _write_ahead(cursor: Any) -> None:
+    """Have the file written ahead. Where another switches it at the same moment, SQLite refuses without waiting."""
+    give_up = time.monotonic() + _BUSY / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= give_up:
+                raise
+            time.sleep(_AGAIN)
+        else:
+            return
 
 
 def _is_open(connection: sa.Connection) -> bool:

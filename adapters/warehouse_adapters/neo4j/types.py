@@ -20,6 +20,7 @@ from warehouse.journal import codec
 
 _INT: Final = range(-(2**63), 2**63)
 _MINUTE: Final = timedelta(minutes=1)
+_SAME: Final = frozenset({str, int, float, bool, type(None)})  # in Python, on the wire, and in the store
 _PLAIN: Final = (str, float, date, Date, Duration, Point, timedelta)
 
 
@@ -32,6 +33,8 @@ def to_store(value: Any, field: str, *, offsets: bool = True) -> Any:
     A datetime in a `ZoneInfo` keeps its zone: it goes as a pytz zone, since the driver mistakes ZoneInfo.
     Where the store does not keep `offsets`, a datetime with a fixed one becomes the same moment in UTC.
     """
+    if type(value) in _SAME and (type(value) is not int or value in _INT):
+        return value
     if isinstance(value, list | tuple) and not isinstance(value, Duration | Point):
         return _list(value, field, offsets=offsets)
     return None if value is None else _scalar(value, field, offsets=offsets)
@@ -134,7 +137,7 @@ def from_store(value: Any) -> Any:
 
 def record(properties: dict[str, Any]) -> dict[str, Any]:
     """The properties of a node or relationship as an image keeps them."""
-    return {name: from_store(value) for name, value in properties.items()}
+    return {name: value if type(value) in _SAME else from_store(value) for name, value in properties.items()}
 
 
 def _native_datetime(value: DateTime) -> datetime | DateTime:

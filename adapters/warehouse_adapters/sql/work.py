@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -118,6 +119,12 @@ def inserted(table: Table, given: Record, after: Record) -> Change:
         key=table.key_of(after),
         before=ABSENT,
         after=after,
-        written=frozenset(given),
+        written=_names(tuple(given)),
         claims=claims(table, after),
     )
+
+
+@lru_cache(maxsize=256)
+def _names(names: tuple[str, ...]) -> frozenset[str]:
+    """One set for all records with the same fields."""
+    return frozenset(names)
