@@ -171,12 +171,27 @@ class Outcome(enum.Enum):
     UNKNOWN = "unknown"
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class PreparedId:
+    """What a prepared unit is known by: the transaction, and who opened it (both 32 hexadecimal digits).
+
+    A store that shares one name space with other databases of its server adds what tells them apart.
+    """
+
+    owner: str
+    transaction_id: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitSettings:
-    """How a unit is to be run: the transaction it is for, and how long (seconds) it may wait for a lock."""
+    """How a unit is to be run: the transaction it is for, and how long (seconds) it may wait for a lock.
+
+    `prepare_as`: it will be prepared, under this id (only where `prepares`).
+    """
 
     transaction_id: str
     lock_timeout: float = 10.0
+    prepare_as: PreparedId | None = None
 
 
 class Adapter(Protocol):
@@ -221,7 +236,7 @@ class Adapter(Protocol):
         ...
 
     def unit(self, settings: UnitSettings) -> AbstractAsyncContextManager[Unit]:
-        """A unit of work. Leaving the context rolls back what was not committed, and never raises."""
+        """A unit of work. Leaving the context rolls back what was not committed or prepared, and never raises."""
         ...
 
     async def find(self, query: Query) -> list[Record]:
@@ -230,6 +245,17 @@ class Adapter(Protocol):
 
     async def outcome(self, token: str) -> Outcome:
         """Whether the unit with this token committed (only where `asks`)."""
+        ...
+
+    async def prepared(self) -> list[PreparedId]:
+        """What is prepared in this database by units of ours, of whichever process (only where `prepares`)."""
+        ...
+
+    async def finish(self, prepared: PreparedId, *, commit: bool) -> None:
+        """Commit a prepared unit, or roll it back, from any connection (only where `prepares`).
+
+        Raises StoreError where the store does not know it (now): who wants to know more lists again.
+        """
         ...
 
 
@@ -273,8 +299,12 @@ class Unit(Protocol):
         """
         ...
 
-    async def prepare(self, xid: str) -> None:
-        """Vote: make the unit durable without committing it (only where `prepares`)."""
+    async def prepare(self) -> None:
+        """Vote: make the unit durable without committing it, under `settings.prepare_as` (only where `prepares`).
+
+        Then `commit` and `rollback` end it; leaving the context leaves it prepared. After an error it may be
+        prepared or not, and `rollback` does what it can.
+        """
         ...
 
     async def commit(self) -> None:
@@ -282,7 +312,10 @@ class Unit(Protocol):
         ...
 
     async def rollback(self) -> None:
-        """Give up whatever is open. Never raises; may be called at any time, repeatedly."""
+        """Give up whatever is open. Never raises; may be called at any time, repeatedly.
+
+        What was prepared and then asked to commit is left as it is.
+        """
         ...
 
 
@@ -296,3 +329,20 @@ class TogetherUnit(Unit, Protocol):
         failed: the engine rolls the unit back, and executes them one by one in another.
         """
         ...
+
+
+class PreparesNothing:
+    """For adapters of stores that cannot prepare."""
+
+    async def prepared(self) -> list[PreparedId]:
+        return []
+
+    async def finish(self, prepared: PreparedId, *, commit: bool) -> None:
+        raise NotImplementedError("the store cannot prepare")
+
+
+class NeverPrepared:
+    """For the units of such stores."""
+
+    async def prepare(self) -> None:
+        raise NotImplementedError("the store cannot prepare")

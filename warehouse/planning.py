@@ -12,7 +12,16 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from warehouse import conditions, updates
-from warehouse.adapter import EntityInfo, Query, Request, StepChanges, WriteStatus, Written, first_failed
+from warehouse.adapter import (
+    EntityInfo,
+    NeverPrepared,
+    Query,
+    Request,
+    StepChanges,
+    WriteStatus,
+    Written,
+    first_failed,
+)
 from warehouse.conditions import Condition
 from warehouse.errors import ConstraintViolated, StoreError
 from warehouse.records import ABSENT, Absent, Change, Entity, Image, Key, Record, get, key_of, same_image
@@ -121,7 +130,7 @@ async def one_by_one(
     return out
 
 
-class PlanningUnit:
+class PlanningUnit(NeverPrepared):
     """A `Unit` over a `PlanningStore`."""
 
     token: str | None = None
@@ -318,9 +327,6 @@ class PlanningUnit:
 
     async def _write(self, entity: Entity, changes: Sequence[Change]) -> list[Written]:
         return await self._store.apply(await self._describe(entity), changes)
-
-    async def prepare(self, xid: str) -> None:
-        raise NotImplementedError("a store without transactions cannot prepare")
 
     async def commit(self) -> None:
         """Nothing is held: what was written is there."""

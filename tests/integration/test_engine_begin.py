@@ -517,7 +517,7 @@ async def test_an_explanation_changes_nothing():
 async def test_an_explanation_of_what_cannot_be():
     async with World() as world:
         with pytest.raises(InvalidOperation):
-            await world.warehouse.explain([insert("a", {"id": 1})], pattern="two_phase_commit")
+            await world.warehouse.explain([insert("q", {"id": 1})], pattern="two_phase_commit")
         world.faults.fail("p.connect", StoreUnavailable("refused"))
         with pytest.raises(StoreUnavailable):
             await world.warehouse.explain([insert("p", {"id": 1})])

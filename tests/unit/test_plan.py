@@ -58,8 +58,6 @@ OPTIONS = [
     ({"max_retries": 1.5}, "max_retries: max_retries is a count from 0, not 1.5"),
     ({"retry_on_failure": "yes"}, "retry_on_failure: retry_on_failure is true or false, not 'yes'"),
     ({"pattern": "sagas"}, "pattern: pattern is 'sagas' - did you mean 'saga'?"),
-    ({"pattern": "two_phase_commit"}, "pattern: two-phase commit is not supported yet - use 'staged'"),
-    ({"consistency": "immediate"}, "consistency: two-phase commit is not supported yet - use 'staged'"),
     ({"availability": "low"}, "availability: availability is 'low' - known are high"),
     ({"concurrency": 4}, "concurrency: concurrency is 4 - known are parallel, sequential"),
     ({"rollback": "none"}, "rollback: rollback other than 'all' is not supported yet"),

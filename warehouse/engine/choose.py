@@ -14,13 +14,16 @@ from warehouse.results import Pattern
 def choose(options: Options, participants: Collection[Participant]) -> tuple[Pattern, str]:
     """The pattern for these participants, and why. InvalidOperation where what was asked for cannot be."""
     if options.pattern == "two_phase_commit":
-        _refuse_two_phase("pattern")
+        _check_prepares(participants, "pattern")
     if options.pattern != "auto":
         return options.pattern, "the caller asked for it"
     if is_alone(participants):
         return "staged", "one participant with transactions: its own transaction is enough"
     if options.consistency == "immediate":
-        _refuse_two_phase("consistency")
+        _check_prepares(participants, "consistency")
+        return "two_phase_commit", "consistency='immediate'"
+    if options.consistency == "strong" and participants and not _that_cannot_prepare(participants):
+        return "two_phase_commit", "consistency='strong', and every store can prepare"
     if options.availability == "high":
         return "saga", "availability='high'"
     if options.consistency == "eventual":
@@ -36,12 +39,24 @@ def is_alone(participants: Collection[Participant]) -> bool:
     return all(item.identity == first.identity for item in participants)
 
 
-def _refuse_two_phase(field: str) -> None:
-    raise InvalidOperation(
-        "two-phase commit is not supported yet",
-        field=field,
-        hint="use 'staged'",
-    )
+def _that_cannot_prepare(participants: Collection[Participant]) -> dict[str, str]:
+    """The tags, each with its store, that cannot take part in two-phase commit."""
+    return {
+        item.tag: item.adapter.capabilities.store
+        for item in participants
+        if not item.adapter.capabilities.prepares
+    }
+
+
+def _check_prepares(participants: Collection[Participant], field: str) -> None:
+    unable = _that_cannot_prepare(participants)
+    if unable:
+        raise InvalidOperation(
+            "these cannot take part in two-phase commit: "
+            + ", ".join(f"{tag} ({store})" for tag, store in unable.items()),
+            field=field,
+            hint="use 'staged'; PostgreSQL prepares where max_prepared_transactions is not 0",
+        )
 
 
 def check_step(step: Step, pattern: Pattern, *, alone: bool) -> None:
@@ -57,7 +72,9 @@ def check_step(step: Step, pattern: Pattern, *, alone: bool) -> None:
             "nothing identifies its records, so a change of them could not be undone",
             f"give [adapters.{step.tag}.entities.{step.info.entity.name}] a key, or the store a unique constraint",
         )
-    elif step.operation.allow_fail and pattern == "staged":
+    elif pattern == "two_phase_commit" and not capabilities.prepares:
+        problem = ("pattern", f"{capabilities.store} cannot take part in two-phase commit", "use 'staged'")
+    elif step.operation.allow_fail and pattern != "saga":
         if capabilities.holds and not capabilities.savepoints:
             problem = (
                 "allow_fail",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from warehouse.adapter import EntityInfo, Outcome, Unit, UnitSettings
+from warehouse.adapter import EntityInfo, Outcome, PreparedId, Unit, UnitSettings
 from warehouse.engine.compensate import Done, Terms, Unreachable, kept, place, redo, undo
 from warehouse.errors import InvalidOperation, StoreError, TransientError, WarehouseError
 from warehouse.journal.base import Entry, EntryStep, Journal, Superseded
@@ -85,9 +85,14 @@ class Ending:
         await anyio.sleep(
             max((step.participant.adapter.capabilities.settle for step in self._steps), default=0)
         )
-        if self._entry.state == "committing" and await self._forward():
+        if self._entry.state == "committing" and await self._carried_through():
             return await self._finish("completed", [])
         return await self._backward()
+
+    async def _carried_through(self) -> bool:
+        return await (
+            self._commit_prepared() if self._entry.pattern == "two_phase_commit" else self._forward()
+        )
 
     async def _reached(self, step: EntryStep) -> Journaled:
         """A step whose store is reached, and has described what was changed. Raises NotYet."""
@@ -114,6 +119,20 @@ class Ending:
         for store, steps in held.items():
             if not committed[store] and not await self._redo(steps):
                 return False
+        return True
+
+    async def _commit_prepared(self) -> bool:
+        """Commit what is still prepared; nobody ever rolls it back, so what is not was committed."""
+        mine = PreparedId(self._entry.prepared_by, self._entry.transaction_id)
+        for steps in self._by_store(holds=True).values():
+            adapter = steps[0].participant.adapter
+            with _reaching(steps[0]):
+                if mine in await adapter.prepared():
+                    await adapter.finish(mine, commit=True)
+            if await self._ask(steps) is False and not await self._redo(steps):
+                raise NotYet(
+                    "it was prepared, and then rolled back by hand", step=steps[0].name, tag=steps[0].tag
+                )
         return True
 
     def _by_store(self, *, holds: bool) -> dict[str, list[Journaled]]:

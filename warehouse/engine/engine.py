@@ -14,6 +14,7 @@ from warehouse.adapter import Query
 from warehouse.engine.archive import Archive
 from warehouse.engine.choose import check_step, choose, is_alone
 from warehouse.engine.committed import find_committed
+from warehouse.engine.durable import ended
 from warehouse.engine.explain import explain
 from warehouse.engine.keys import Keys, make_idempotency
 from warehouse.engine.lease import Lease
@@ -24,7 +25,7 @@ from warehouse.engine.read import plan_query
 from warehouse.engine.retry import Retries
 from warehouse.engine.run import Run
 from warehouse.engine.saga import run_saga
-from warehouse.engine.staged import ended, run_staged
+from warehouse.engine.staged import run_staged
 from warehouse.engine.supervise import Tasks
 from warehouse.errors import InvalidOperation, OutcomeUnknown, StepFailed, StoreError, UnknownTransaction
 from warehouse.journal.base import Idempotency

@@ -9,9 +9,9 @@ from weakref import WeakValueDictionary
 
 import anyio
 
+from warehouse.engine.durable import ended
 from warehouse.engine.options import Options
 from warehouse.engine.outcome import recorded
-from warehouse.engine.staged import ended
 from warehouse.errors import IdempotencyConflict, InvalidOperation, OutcomeUnknown
 from warehouse.journal.base import Idempotency, Journal, KeyTaken
 from warehouse.journal.codec import encode

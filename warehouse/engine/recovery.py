@@ -9,6 +9,7 @@ import anyio
 
 from warehouse.engine.ending import Ending
 from warehouse.engine.lease import Lease
+from warehouse.engine.leftovers import Leftovers
 from warehouse.engine.retry import back_off
 from warehouse.engine.watch import Watch
 from warehouse.errors import WarehouseError
@@ -32,6 +33,7 @@ class Recovery:
         self._grace = grace
         self._lock_timeout = lock_timeout
         self._watch = Watch()
+        self._leftovers = Leftovers(registry, lease)
         self._later: dict[str, tuple[int, float]] = {}
 
     async def run(self) -> None:
@@ -39,7 +41,7 @@ class Recovery:
         while True:
             pause = self._lease.seconds
             try:
-                await self._sweep(every=False)
+                await self._sweep()
                 pause = min([pause, *map(self._watch.pause, await self._unjudged())])
             except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
                 _log.warning(
@@ -53,22 +55,30 @@ class Recovery:
         What could not be ended (a store is away) has the status None, and why. Raises JournalUnavailable.
         """
         found: dict[str, Recovered] = {}
+        first = True
+        self._watch.doubt()
         while True:
-            found.update({item.transaction_id: item for item in await self._sweep(every=not found)})
-            waiting = await self._unjudged()
+            ended = await self._sweep(every=not found, connect=first)
+            found.update({item.transaction_id: item for item in ended})
+            waiting, first = await self._unjudged(), False
             if not waiting:
                 return list(found.values())
             await anyio.sleep(min(map(self._watch.pause, waiting)))
 
     async def _unjudged(self) -> set[str]:
         """The owners of open transactions of whom it is not known yet whether they live."""
-        owners = set((await self._lease.journal.claims()).values()) - {self._lease.owner}
+        owners = {*(await self._lease.journal.claims()).values(), *self._leftovers.owners}
+        owners.discard(self._lease.owner)
         return {owner for owner in owners if not self._watch.is_judged(owner)}
 
-    async def _sweep(self, *, every: bool) -> list[Recovered]:
-        """End what is known to belong to nobody; with `every`, also what was tried a short while ago."""
+    async def _sweep(self, *, every: bool = False, connect: bool = False) -> list[Recovered]:
+        """End what is known to belong to nobody; with `every`, also what was tried a short while ago.
+
+        `connect`: look for what was left prepared in stores that were not used yet, too.
+        """
         journal = self._lease.journal
         claims = await journal.claims()  # before the heartbeats: whoever has a claim had a heartbeat before
+        await self._leftovers.look(everywhere=connect)
         heartbeats = await journal.heartbeats()
         self._watch.look(heartbeats)
         orphans = [claim for claim, owner in claims.items() if self._is_orphan(claim, owner)]
@@ -80,7 +90,10 @@ class Recovery:
             for claim in orphans:
                 if every or self._is_due(claim):
                     tasks.start_soon(self._end, claim, limit, out)
-        gone = [owner for owner in heartbeats if self._watch.is_dead(owner) and owner not in claims.values()]
+        rolled_back = await self._leftovers.finish(self._watch) - {item.transaction_id for item in out}
+        out += [Recovered(transaction_id=name, status="compensated") for name in sorted(rolled_back)]
+        needed = {*claims.values(), *self._leftovers.owners}
+        gone = [owner for owner in heartbeats if self._watch.is_dead(owner) and owner not in needed]
         if gone:
             await journal.retire(gone)
         return out

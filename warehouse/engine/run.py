@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 import anyio
 
-from warehouse.adapter import Query, StepChanges, TogetherUnit, Unit, UnitSettings
+from warehouse.adapter import PreparedId, Query, StepChanges, TogetherUnit, Unit, UnitSettings
 from warehouse.engine.compensate import Done, Terms
 from warehouse.engine.dependencies import in_order
 from warehouse.engine.lease import Lease
@@ -273,7 +273,8 @@ class Run:
         """The open unit of the participant's store, opened now if there is none."""
         opened = self.units.get(participant.identity)
         if opened is None:
-            settings = UnitSettings(transaction_id=self.id, lock_timeout=self.patience)
+            prepare_as = self.prepared_id if self.pattern == "two_phase_commit" else None
+            settings = UnitSettings(transaction_id=self.id, lock_timeout=self.patience, prepare_as=prepare_as)
             context = participant.adapter.unit(settings)
             unit = await context.__aenter__()
             opened = self.units[participant.identity] = OpenUnit(participant, unit, context)
@@ -285,6 +286,17 @@ class Run:
             self.units.pop(item.participant.identity, None)
             await item.unit.rollback()
             await item.context.__aexit__(None, None, None)
+
+    async def leave(self, opened: Iterable[OpenUnit]) -> None:
+        """Close units; what is prepared stays so. Never raises."""
+        for item in opened:
+            self.units.pop(item.participant.identity, None)
+            await item.context.__aexit__(None, None, None)
+
+    @property
+    def prepared_id(self) -> PreparedId:
+        """What its units are prepared as."""
+        return PreparedId(self.lease.owner, self.id)
 
     def reset(self) -> None:
         """Forget what was staged (and has been rolled back), to stage again under a new id."""
@@ -341,7 +353,7 @@ class Run:
             owner=self.lease.owner,
             started=self.began,
             idempotency=self.idempotency,
-            detail={"steps": self.summary()},
+            detail={"steps": self.summary(), "prepared_by": self.lease.owner},
             steps=tuple(
                 self.entry_step(item) for item in states if item.done is not None and item.done.changes
             ),

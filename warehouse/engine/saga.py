@@ -9,9 +9,10 @@ import anyio
 from warehouse.engine.commit import apply, commit
 from warehouse.engine.compensate import kept, undo
 from warehouse.engine.dependencies import in_order
+from warehouse.engine.durable import compensating, finish, follow, record
 from warehouse.engine.plan import Step
 from warehouse.engine.run import OpenUnit, Run, StepState, TimedOut, unknown
-from warehouse.engine.staged import blame, blame_lock, compensating, finish, follow, record, rollback
+from warehouse.engine.staged import blame, blame_lock, rollback
 from warehouse.errors import (
     JournalUnavailable,
     OutcomeUnknown,

@@ -35,6 +35,10 @@ class Watch:
             owner for owner, (heartbeat, since) in self._seen.items() if now >= since + heartbeat.lease
         }
 
+    def doubt(self) -> None:
+        """Believe of nobody any more that it lives because it once did."""
+        self._alive.clear()
+
     def is_dead(self, owner: str) -> bool:
         """Whether the owner may be taken over from, as of the last look: between two looks nobody dies."""
         return owner not in self._seen or owner in self._dead

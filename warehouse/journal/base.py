@@ -105,6 +105,11 @@ class Entry:
     def claim(self) -> Claim:
         return Claim(self.transaction_id, self.epoch)
 
+    @property
+    def prepared_by(self) -> str:
+        """Under whose name its units were prepared: that of its first owner."""
+        return str(self.detail.get("prepared_by", self.owner))
+
     def made(self) -> list[tuple[EntryStep, tuple[Change, ...]]]:
         """What was made, or may have been, by step. Where the journal says how many of a step's changes: those."""
         counts = self.detail.get("made")

@@ -185,13 +185,13 @@ class SqlJournal:
         await self._write(tables.append, claim, step, since, tokens)
 
     async def settle(self, transaction_id: str) -> bool:
-        try:
-            await self._write(tables.entomb, transaction_id)
-        except tables.Duplicate:
-            return True
-        except ReplyLost as error:
-            raise JournalUnavailable(error.message) from error
-        return False
+        while True:
+            try:
+                return await self._write(tables.entomb, transaction_id)
+            except tables.Duplicate:
+                continue  # it has just been inserted
+            except ReplyLost as error:
+                raise JournalUnavailable(error.message) from error
 
     async def change_state(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
         await self._write(tables.change_state, claim, state, detail)

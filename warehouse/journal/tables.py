@@ -290,8 +290,11 @@ def append(
         _update(connection, claim, tokens=encode({**decode(bytes(row.tokens)), **tokens}))
 
 
-def entomb(connection: sa.Connection, transaction_id: str) -> None:
-    """Insert a tombstone; Duplicate if the transaction is there."""
+def entomb(connection: sa.Connection, transaction_id: str) -> bool:
+    """Insert a tombstone, unless one is there; true if the transaction is there. Duplicate: look again."""
+    row = connection.execute(_ROW, {"mine": transaction_id}).first()
+    if row is not None:
+        return _TOMBSTONE not in decode(bytes(row.detail))
     now = time.time()
     values = {
         "id": transaction_id,
@@ -303,6 +306,7 @@ def entomb(connection: sa.Connection, transaction_id: str) -> None:
         "detail": encode({_TOMBSTONE: True}),
     }
     _insert_transaction(connection, values)
+    return False
 
 
 def change_state(

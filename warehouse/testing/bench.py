@@ -18,6 +18,7 @@ from warehouse.adapter import (
     Adapter,
     Capabilities,
     EntityInfo,
+    PreparedId,
     Query,
     Request,
     StepChanges,
@@ -143,8 +144,11 @@ class Bench:
 
     # Running
 
-    def unit(self, *, lock_timeout: float = 5.0) -> AbstractAsyncContextManager[Unit]:
-        return self.adapter.unit(UnitSettings(transaction_id=uuid4().hex, lock_timeout=lock_timeout))
+    def unit(
+        self, *, lock_timeout: float = 5.0, prepare_as: PreparedId | None = None
+    ) -> AbstractAsyncContextManager[Unit]:
+        settings = UnitSettings(transaction_id=uuid4().hex, lock_timeout=lock_timeout, prepare_as=prepare_as)
+        return self.adapter.unit(settings)
 
     async def finish(self, unit: Unit, *steps: StepChanges) -> None:
         """Make the steps durable: commit what is held, write what was planned."""

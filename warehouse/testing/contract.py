@@ -43,6 +43,7 @@ from warehouse.testing.contract_injection import InjectionContract
 from warehouse.testing.contract_law import LawContract
 from warehouse.testing.contract_many import ManyContract
 from warehouse.testing.contract_operations import OperationContract
+from warehouse.testing.contract_prepared import PreparedContract
 from warehouse.testing.contract_refusals import RefusalContract
 from warehouse.testing.contract_types import TypeContract
 from warehouse.testing.contract_undo import UndoContract
@@ -60,6 +61,7 @@ class AdapterContract(
     ConditionContract,
     UpdateContract,
     UnitContract,
+    PreparedContract,
     WriteContract,
     UndoContract,
     LawContract,

@@ -7,7 +7,8 @@
     faults.before("stock.write", somebody_else_writes)             # an async function, called first
 
 Calls are named by tag and method (`orders.connect`, `.describe`, `.unit`, `.execute`, `.find`, `.read`, `.write`,
-`.commit`, `.rollback`, `.outcome`), those of the journal `journal.decide` and so on; `*` stands for anything.
+`.prepare`, `.commit`, `.rollback`, `.outcome`, `.prepared`, `.finish`), those of the journal `journal.decide`
+and so on; `*` stands for anything.
 A `write` is one change. In a store without transactions, StoreOutcomeUnknown raised at a `write` becomes the
 status UNKNOWN, as the contract has it. `rollback` and `close` must not fail: delay them only.
 """
@@ -28,6 +29,7 @@ from warehouse.adapter import (
     Capabilities,
     EntityInfo,
     Outcome,
+    PreparedId,
     Query,
     Request,
     StepChanges,
@@ -209,6 +211,12 @@ class FaultyAdapter:
     async def outcome(self, token: str) -> Outcome:
         return await self._through("outcome", lambda: self.inner.outcome(token))
 
+    async def prepared(self) -> list[PreparedId]:
+        return await self._through("prepared", self.inner.prepared)
+
+    async def finish(self, prepared: PreparedId, *, commit: bool) -> None:
+        await self._through("finish", lambda: self.inner.finish(prepared, commit=commit))
+
     async def _through(self, method: str, work: Callable[[], Awaitable[T]]) -> T:
         return await self._faults.through(f"{self._tag}.{method}", work)
 
@@ -263,8 +271,8 @@ class FaultyUnit:
                 raise
             return [Written(WriteStatus.UNKNOWN, error)]
 
-    async def prepare(self, xid: str) -> None:
-        await self._through("prepare", lambda: self._inner.prepare(xid))
+    async def prepare(self) -> None:
+        await self._through("prepare", self._inner.prepare)
 
     async def commit(self) -> None:
         await self._through("commit", self._inner.commit)

@@ -8,8 +8,18 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from warehouse import config
-from warehouse.adapter import Capabilities, EntityInfo, Outcome, Query, Request, Unit, UnitSettings
+from warehouse.adapter import (
+    Capabilities,
+    EntityInfo,
+    Outcome,
+    PreparedId,
+    Query,
+    Request,
+    Unit,
+    UnitSettings,
+)
 from warehouse.config import AdapterSettings
+from warehouse.errors import StoreError
 from warehouse.operations import AdapterType
 from warehouse.records import Entity, Record
 from warehouse_adapters.memory.graph import GraphRules
@@ -66,6 +76,7 @@ class MemoryAdapter:
             version="1",
             identity=self._store.space.identity,
             holds=self._settings.transactions,
+            prepares=self._settings.transactions,
             savepoints=self._settings.transactions,
             relationships=self.type == "graph",
         )
@@ -86,6 +97,15 @@ class MemoryAdapter:
 
     async def find(self, query: Query) -> list[Record]:
         return await MemoryUnit(self._store, self.describe).find(query)
+
+    async def prepared(self) -> list[PreparedId]:
+        return list(self._store.space.prepared)
+
+    async def finish(self, prepared: PreparedId, *, commit: bool) -> None:
+        unit = self._store.space.prepared.get(prepared)
+        if unit is None:
+            raise StoreError("nothing is prepared under this id")
+        await (unit.commit() if commit else unit.rollback())
 
     async def outcome(self, token: str) -> Outcome:
         raise NotImplementedError("the in-process store has no outcomes to ask for")

@@ -7,14 +7,23 @@ import threading
 import time
 from collections.abc import Hashable, Iterable, Mapping
 from concurrent.futures import Future
-from typing import ClassVar
+from typing import ClassVar, Protocol
 from uuid import uuid4
 
+from warehouse.adapter import PreparedId
 from warehouse.errors import StoreContention
 from warehouse.planning import freeze
 from warehouse.records import Absent, Entity, Image, Key, Record
 
 Table = dict[Hashable, Record]
+
+
+class Open(Protocol):
+    """A unit that is prepared."""
+
+    async def commit(self) -> None: ...
+
+    async def rollback(self) -> None: ...
 
 
 class Locks:
@@ -81,6 +90,7 @@ class Space:
         self.mutex = threading.RLock()
         self.locks = Locks()
         self.tables: dict[Entity, Table] = {}
+        self.prepared: dict[PreparedId, Open] = {}
 
     @classmethod
     def open(cls, shared: str | None) -> Space:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import TracebackType
 
 from warehouse.adapter import EntityInfo, Query, Request, StepChanges, UnitSettings, WriteStatus, Written
 from warehouse.conditions import Condition
@@ -76,6 +77,7 @@ class HeldUnit(MemoryUnit):
     def __init__(self, store: MemoryStore, describe: Describe, settings: UnitSettings) -> None:
         super().__init__(store, describe)
         self._lock_timeout = settings.lock_timeout
+        self._prepare_as = settings.prepare_as
 
     async def run(self, request: Request) -> list[Change]:
         changes = await super().run(request)
@@ -129,6 +131,17 @@ class HeldUnit(MemoryUnit):
         (written,) = await self._write(entity, [change])
         return written
 
+    async def prepare(self) -> None:
+        if self._prepare_as is None:
+            raise RuntimeError("the unit was not opened to be prepared")
+        self._space.prepared[self._prepare_as] = self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._prepare_as not in self._space.prepared:
+            await super().__aexit__(kind, error, trace)
+
     async def commit(self) -> None:
         with self._space.mutex:
             for (entity, _), (key, image) in self._planned.items():
@@ -136,6 +149,8 @@ class HeldUnit(MemoryUnit):
         await self.rollback()
 
     async def rollback(self) -> None:
+        if self._prepare_as is not None:
+            self._space.prepared.pop(self._prepare_as, None)
         self._planned.clear()
         self._space.locks.release(self)
 

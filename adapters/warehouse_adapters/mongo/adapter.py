@@ -17,6 +17,7 @@ from warehouse.adapter import (
     Capabilities,
     EntityInfo,
     Outcome,
+    PreparesNothing,
     Query,
     Request,
     StepChanges,
@@ -56,7 +57,7 @@ class GuardedUnit(PlanningUnit):
         return await super().execute(request, savepoint=savepoint)
 
 
-class MongoAdapter:
+class MongoAdapter(PreparesNothing):
     """One database of a MongoDB; with transactions where the server has them, else by guarded writes."""
 
     Settings: ClassVar[type[AdapterSettings]] = MongoSettings

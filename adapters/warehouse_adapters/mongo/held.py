@@ -16,7 +16,7 @@ from pymongo import AsyncMongoClient, DeleteOne, InsertOne, ReadPreference, Upda
 from pymongo.read_concern import ReadConcern
 
 from warehouse import conditions, updates
-from warehouse.adapter import EntityInfo, Query, Request, StepChanges, Written
+from warehouse.adapter import EntityInfo, NeverPrepared, Query, Request, StepChanges, Written
 from warehouse.errors import StoreError
 from warehouse.planning import by_entity, claimed
 from warehouse.records import ABSENT, Absent, Change, Entity, Image, Key, Record, get, key_of
@@ -36,7 +36,7 @@ _LOCK: Final = "_warehouse_lock"
 _ASKED: Final = 500  # combinations of conflict keys in one read
 
 
-class HeldUnit:
+class HeldUnit(NeverPrepared):
     """A `Unit` whose transaction begins with its first call. Any error aborts it at once."""
 
     token: str | None = None
@@ -160,9 +160,6 @@ class HeldUnit:
         return out
 
     # Ending
-
-    async def prepare(self, xid: str) -> None:
-        raise NotImplementedError("MongoDB cannot prepare")
 
     async def commit(self) -> None:
         """See `Unit.commit`. The driver repeats a commit once whose reply was lost.

@@ -10,7 +10,7 @@ from neo4j import AsyncDriver, AsyncGraphDatabase
 from neo4j.exceptions import AuthError, ConfigurationError
 from pydantic import SecretStr
 
-from warehouse.adapter import Capabilities, EntityInfo, Outcome, Query, Request, UnitSettings
+from warehouse.adapter import Capabilities, EntityInfo, Outcome, PreparesNothing, Query, Request, UnitSettings
 from warehouse.config import AdapterSettings
 from warehouse.errors import ConfigError, StoreError
 from warehouse.operations import AdapterType
@@ -35,7 +35,7 @@ class Neo4jSettings(AdapterSettings):
     database: str | None = None
 
 
-class Neo4jAdapter:
+class Neo4jAdapter(PreparesNothing):
     """Nodes and relationships as records: see `warehouse.adapter.Adapter`.
 
     A node's image is its properties; a relationship's is `{"start": {"entity", "key"}, "end", "properties"}`.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
-from warehouse.adapter import EntityInfo, Query, Request, StepChanges, Written
+from warehouse.adapter import EntityInfo, NeverPrepared, Query, Request, StepChanges, Written
 from warehouse.errors import InvalidOperation, StoreError
 from warehouse.planning import by_entity
 from warehouse.records import ABSENT, Change, Entity, Image, Key, Record
@@ -29,7 +29,7 @@ _OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
 }
 
 
-class Neo4jUnit:
+class Neo4jUnit(NeverPrepared):
     """See `warehouse.adapter.Unit`; an async context manager that rolls back what was not committed."""
 
     token: str | None = None
@@ -76,9 +76,6 @@ class Neo4jUnit:
 
         with _as_store_errors():
             return await by_entity(write, changes)
-
-    async def prepare(self, xid: str) -> None:
-        raise NotImplementedError("Neo4j cannot prepare a transaction")
 
     async def commit(self) -> None:
         """See `Unit.commit`."""

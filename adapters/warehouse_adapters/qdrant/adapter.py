@@ -15,7 +15,7 @@ from pydantic import SecretStr, model_validator
 from qdrant_client import AsyncQdrantClient
 
 from warehouse import conditions, updates
-from warehouse.adapter import Capabilities, Outcome, Query, Request, Unit, UnitSettings
+from warehouse.adapter import Capabilities, Outcome, PreparesNothing, Query, Request, Unit, UnitSettings
 from warehouse.config import AdapterSettings, EntityConfig
 from warehouse.errors import ConfigError, UnknownEntity, did_you_mean
 from warehouse.operations import AdapterType
@@ -55,7 +55,7 @@ class QdrantSettings(AdapterSettings):
         return self
 
 
-class QdrantAdapter:
+class QdrantAdapter(PreparesNothing):
     """Collections as entities, points as records: `id`, `vector` and `metadata`, which is the payload."""
 
     Settings: ClassVar[type[AdapterSettings]] = QdrantSettings

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection
 
 from warehouse import conditions, updates
-from warehouse.adapter import Capabilities, EntityInfo, Outcome, Query, Request, UnitSettings
+from warehouse.adapter import Capabilities, EntityInfo, Outcome, PreparedId, Query, Request, UnitSettings
 from warehouse.config import AdapterSettings
 from warehouse.errors import ConfigError, InvalidOperation, StoreError, UnknownEntity
 from warehouse.operations import AdapterType
@@ -21,6 +21,7 @@ from warehouse_adapters.sql.connections import Connections
 from warehouse_adapters.sql.dialects import Dialect
 from warehouse_adapters.sql.mysql import MySQL
 from warehouse_adapters.sql.postgres import PostgreSQL
+from warehouse_adapters.sql.prepared import Prepared, from_gid, from_xid
 from warehouse_adapters.sql.schema import Reflection
 from warehouse_adapters.sql.tables import Sql, Table
 from warehouse_adapters.sql.unit import SqlUnit
@@ -109,7 +110,9 @@ class SqlAdapter:
 
     def unit(self, settings: UnitSettings) -> SqlUnit:
         """See `Adapter.unit`."""
-        return SqlUnit(self._pool, self._dialect, self._table, settings)
+        wanted = settings.prepare_as
+        prepare_as = None if wanted is None else self._prepared(wanted)
+        return SqlUnit(self._pool, self._dialect, self._table, settings, prepare_as)
 
     async def find(self, query: Query) -> list[Record]:
         """See `Adapter.find`."""
@@ -121,6 +124,24 @@ class SqlAdapter:
         """See `Adapter.outcome`: PostgreSQL remembers."""
         rows = await self._pool.once(Sql("SELECT pg_xact_status(CAST(%s AS xid8))", (token,)))
         return _STATES.get(rows[0][0], Outcome.UNKNOWN)
+
+    async def prepared(self) -> list[PreparedId]:
+        """See `Adapter.prepared`."""
+        identity = self.capabilities.identity
+        if isinstance(self._dialect, PostgreSQL):
+            text = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
+            found = [from_gid(gid) for (gid,) in await self._pool.once(Sql(text))]
+        else:
+            rows = await self._pool.once(Sql("XA RECOVER"))
+            found = [from_xid(form, data, identity) for form, _, _, data in rows]
+        return [item for item in found if item is not None]
+
+    async def finish(self, prepared: PreparedId, *, commit: bool) -> None:
+        """See `Adapter.finish`."""
+        await self._pool.finish(self._prepared(prepared), commit=commit)
+
+    def _prepared(self, prepared: PreparedId) -> Prepared:
+        return Prepared.of(prepared, self.capabilities.identity)
 
     @property
     def _pool(self) -> Connections:
@@ -153,12 +174,23 @@ class SqlAdapter:
             version=".".join(str(part) for part in version if isinstance(part, int)),
             identity=f"{store}:{await self._identity()}",
             holds=True,
+            prepares=await self._prepares(),
             asks=isinstance(dialect, PostgreSQL),
             savepoints=True,
             together=dialect.together,
             conditions=conditions.OPERATORS,
             updates=updates.OPERATORS,
         )
+
+    async def _prepares(self) -> bool:
+        """Whether it prepares transactions, and lets this user find what is left of them."""
+        if not self._backend.prepares:
+            return False
+        try:
+            rows = await self._pool.once(Sql(self._backend.prepares))
+        except StoreError:
+            return False
+        return rows[:1] != [("0",)]
 
     async def _identity(self) -> str:
         if not self._backend.identity:

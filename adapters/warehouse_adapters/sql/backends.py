@@ -47,7 +47,8 @@ class Backend:
     """One database and the driver for it.
 
     `arguments` makes the driver's from the settings. `identity` asks for what tells the server and its
-    database apart: the first question that is answered counts.
+    database apart: the first question that is answered counts. `prepares` asks how many transactions may be
+    prepared, or for those that are: what answers anything but 0 can prepare.
     """
 
     driver: str
@@ -56,6 +57,7 @@ class Backend:
     link: type[Link]
     arguments: Callable[[AdapterSettings], dict[str, Any]]
     identity: tuple[str, ...] = ()
+    prepares: str = ""
 
 
 _MYSQL: Final = Backend(
@@ -68,6 +70,7 @@ _MYSQL: Final = Backend(
         "SELECT concat(@@server_uuid, '/', database())",
         "SELECT concat(@@hostname, ':', @@port, @@datadir, database())",
     ),
+    prepares="XA RECOVER",
 )
 _BACKENDS: Final = {
     "postgresql": Backend(
@@ -80,6 +83,7 @@ _BACKENDS: Final = {
             "SELECT (SELECT system_identifier FROM pg_control_system()) || '/' || current_database()",
             "SELECT concat(inet_server_addr(), ':', inet_server_port(), '/', current_database())",
         ),
+        prepares="SHOW max_prepared_transactions",
     ),
     "mysql": _MYSQL,
     "mariadb": _MYSQL,

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from warehouse.errors import StoreError
 from warehouse_adapters.sql.errors import translate
 from warehouse_adapters.sql.links import ASKED, Link, Rows
+from warehouse_adapters.sql.prepared import Prepared
 from warehouse_adapters.sql.tables import Sql
 
 T = TypeVar("T")
@@ -66,6 +67,21 @@ class Connections:
         """Roll back and give the connection to the pool, or else cut it. Raises nothing but a cancellation."""
         with anyio.CancelScope(shield=True):
             await asyncio.shield(self._start(self._give_up(link)))
+
+    async def roll_back_prepared(self, link: Link, prepared: Prepared) -> None:
+        """As `give_up`, for a transaction that is prepared, or may be. Recovery finds what stays so all the same."""
+        with anyio.CancelScope(shield=True):
+            await asyncio.shield(self._start(self._roll_back_prepared(link, prepared)))
+
+    async def finish(self, prepared: Prepared, *, commit: bool) -> None:
+        """Commit what is prepared, or roll it back, by another connection than the one that prepared it."""
+        link = await self.acquire()
+        try:
+            await link.finish(prepared, commit=commit)
+        except BaseException:
+            await self.give_up(link)
+            raise
+        self.release(link)
 
     async def once(self, sql: Sql) -> Rows:
         """One statement outside of any transaction."""
@@ -122,6 +138,17 @@ class Connections:
             self.release(link)
         else:
             await self._cut(link)
+
+    async def _roll_back_prepared(self, link: Link, prepared: Prepared) -> None:
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(_GRACE):
+                await link.finish(prepared, commit=False)
+                self.release(link)
+                return
+        await self._give_up(link)
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(_GRACE):
+                await self.finish(prepared, commit=False)
 
     async def _cut(self, link: Link) -> None:
         if link.lost:

@@ -22,7 +22,7 @@ _POSTGRES: Final[dict[str, type[StoreError]]] = {
 # By the server's number, or the client's (from 2000).
 _MYSQL: Final[dict[int, type[StoreError]]] = {
     **dict.fromkeys((1048, 1062, 1216, 1217, 1364, 1451, 1452, 1557, 1586, 3819, 4025), ConstraintViolated),
-    **dict.fromkeys((1020, 1205, 1213, 3572), StoreContention),
+    **dict.fromkeys((1020, 1205, 1213, 1402, 1613, 1614, 3572), StoreContention),
     **dict.fromkeys((0, 1040, 1053, 1158, 1159, 1160, 1161, 1203, 1927), StoreUnavailable),
     **dict.fromkeys((2002, 2003, 2006, 2013, 2014, 2055), StoreUnavailable),
 }

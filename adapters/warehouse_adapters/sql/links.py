@@ -15,6 +15,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from warehouse.errors import StoreError, StoreOutcomeUnknown, StoreUnavailable
 from warehouse_adapters.sql.errors import translate
+from warehouse_adapters.sql.prepared import Prepared
 from warehouse_adapters.sql.tables import Sql
 
 Rows: TypeAlias = Sequence[Sequence[Any]]
@@ -60,10 +61,13 @@ class Link(ABC):
         except Exception as error:
             raise self._translated(error) from error
 
-    async def begin(self, lock_timeout: float) -> str | None:
-        """Begin a transaction; the token by which its outcome can be asked for, where there is one."""
+    async def begin(self, lock_timeout: float, prepare_as: Prepared | None = None) -> str | None:
+        """Begin a transaction; the token by which its outcome can be asked for, where there is one.
+
+        `prepare_as`: it will be prepared under this name.
+        """
         try:
-            return await self._begin(lock_timeout)
+            return await self._begin(lock_timeout, prepare_as)
         except Exception as error:
             raise self._translated(error) from error
 
@@ -79,12 +83,27 @@ class Link(ABC):
             found = self._translated(error)
             raise (StoreOutcomeUnknown(found.message) if self.lost else found) from error
 
+    async def prepare_as(self, prepared: Prepared) -> None:
+        """Prepare the transaction; where the connection was lost on the way, it may be prepared or not."""
+        try:
+            await self._prepare_as(prepared)
+        except Exception as error:
+            raise self._translated(error) from error
+
+    async def finish(self, prepared: Prepared, *, commit: bool) -> None:
+        """Commit what is prepared, or roll it back; StoreOutcomeUnknown where the connection was lost on the way."""
+        try:
+            await self._finish(prepared, commit=commit)
+        except Exception as error:
+            found = self._translated(error)
+            raise (StoreOutcomeUnknown(found.message) if self.lost else found) from error
+
     async def rollback(self) -> bool:
         """Give the transaction up; False where the connection does not do even that."""
         if self.lost:
             return False
         try:
-            await self._execute("ROLLBACK", ())
+            await self._rollback()
         except Exception:  # noqa: BLE001 - whatever it is, the connection is of no use any more
             return False
         return True
@@ -106,6 +125,15 @@ class Link(ABC):
     async def _commit(self) -> None:
         await self._execute("COMMIT", ())
 
+    async def _rollback(self) -> None:
+        await self._execute("ROLLBACK", ())
+
+    async def _prepare_as(self, prepared: Prepared) -> None:
+        raise NotImplementedError("this database cannot prepare")
+
+    async def _finish(self, prepared: Prepared, *, commit: bool) -> None:
+        raise NotImplementedError("this database cannot prepare")
+
     @abstractmethod
     async def _setup(self) -> None: ...
 
@@ -113,4 +141,4 @@ class Link(ABC):
     async def _execute(self, text: str, params: Sequence[Any]) -> Rows: ...
 
     @abstractmethod
-    async def _begin(self, lock_timeout: float) -> str | None: ...
+    async def _begin(self, lock_timeout: float, prepare_as: Prepared | None) -> str | None: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -14,6 +15,7 @@ from warehouse.patterns import anchored
 from warehouse_adapters.sql import values
 from warehouse_adapters.sql.dialects import Dialect, like, pattern_parts
 from warehouse_adapters.sql.links import Link, Rows
+from warehouse_adapters.sql.prepared import Prepared
 from warehouse_adapters.sql.tables import Column, Kind, Sql
 
 _TIMEOUT: Final = "warehouse.timeout"
@@ -111,6 +113,8 @@ def _folding(pattern: str) -> str:
 class AsyncmyLink(Link):
     """asyncmy, for MariaDB and MySQL: it sends no statement before the last is answered."""
 
+    _open_as: Prepared | None = None
+
     async def _setup(self) -> None:
         await self._execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", ())
         await self._execute("SET SESSION time_zone = '+00:00'", ())
@@ -123,10 +127,37 @@ class AsyncmyLink(Link):
         self.last_id = cursor.lastrowid
         return await cursor.fetchall() if cursor.description else ()
 
-    async def _begin(self, lock_timeout: float) -> str | None:
+    async def _begin(self, lock_timeout: float, prepare_as: Prepared | None) -> str | None:
         wait = max(1, round(lock_timeout))
         if self._pooled.info.get(_TIMEOUT) != wait:
             await self._execute(f"SET SESSION innodb_lock_wait_timeout = {wait}", ())
             self._pooled.info[_TIMEOUT] = wait
-        await self._execute("START TRANSACTION", ())
+        self._open_as = prepare_as
+        await self._execute("START TRANSACTION" if prepare_as is None else f"XA START {prepare_as.xid}", ())
         return None
+
+    async def _commit(self) -> None:
+        if self._open_as is None:
+            await super()._commit()
+            return
+        opened, self._open_as = self._open_as, None
+        await self._execute(f"XA END {opened.xid}", ())
+        await self._execute(f"XA COMMIT {opened.xid} ONE PHASE", ())
+
+    async def _rollback(self) -> None:
+        """What was prepared is left alone: the statement then fails, and the connection is cut."""
+        if self._open_as is None:
+            await super()._rollback()
+            return
+        opened, self._open_as = self._open_as, None
+        with suppress(Exception):  # after a deadlock it has ended
+            await self._execute(f"XA END {opened.xid}", ())
+        await self._execute(f"XA ROLLBACK {opened.xid}", ())
+
+    async def _prepare_as(self, prepared: Prepared) -> None:
+        await self._execute(f"XA END {prepared.xid}", ())
+        await self._execute(f"XA PREPARE {prepared.xid}", ())
+        self._open_as = None
+
+    async def _finish(self, prepared: Prepared, *, commit: bool) -> None:
+        await self._execute(f"XA {'COMMIT' if commit else 'ROLLBACK'} {prepared.xid}", ())

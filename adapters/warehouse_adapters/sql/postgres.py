@@ -21,6 +21,7 @@ from warehouse.patterns import fold
 from warehouse_adapters.sql import values
 from warehouse_adapters.sql.dialects import Dialect, like
 from warehouse_adapters.sql.links import Link, Rows
+from warehouse_adapters.sql.prepared import Prepared
 from warehouse_adapters.sql.tables import Column, Kind, Sql
 
 
@@ -201,7 +202,7 @@ class PsycopgLink(Link):
             await self._cursor.execute(f"SET lock_timeout = {max(1, round(lock_timeout * 1000))}")
             self._lock_timeout = lock_timeout
 
-    async def _begin(self, lock_timeout: float) -> str | None:
+    async def _begin(self, lock_timeout: float, prepare_as: Prepared | None) -> str | None:  # noqa: ARG002
         cursor = self._cursor
         await self._set_lock_timeout(lock_timeout)
         # One round trip: several statements may go together where none has parameters.
@@ -213,3 +214,11 @@ class PsycopgLink(Link):
         await self._cursor.execute("COMMIT")
         if self._cursor.statusmessage != "COMMIT":
             raise StoreError("the transaction had failed before, and was rolled back")
+
+    async def _prepare_as(self, prepared: Prepared) -> None:
+        await self._cursor.execute(f"PREPARE TRANSACTION '{prepared.gid}'")
+        if self._cursor.statusmessage != "PREPARE TRANSACTION":
+            raise StoreError("the transaction had failed before, and was rolled back")
+
+    async def _finish(self, prepared: Prepared, *, commit: bool) -> None:
+        await self._cursor.execute(f"{'COMMIT' if commit else 'ROLLBACK'} PREPARED '{prepared.gid}'")

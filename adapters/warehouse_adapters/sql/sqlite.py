@@ -17,6 +17,7 @@ from warehouse.records import ABSENT, get
 from warehouse_adapters.sql import values
 from warehouse_adapters.sql.dialects import Dialect, pattern_parts
 from warehouse_adapters.sql.links import Link, Rows
+from warehouse_adapters.sql.prepared import Prepared
 from warehouse_adapters.sql.tables import Column, Kind, Sql
 
 # How long SQLite waits for a lock at a time.
@@ -153,7 +154,7 @@ class AiosqliteLink(Link):
             else:
                 return rows
 
-    async def _begin(self, lock_timeout: float) -> str | None:
+    async def _begin(self, lock_timeout: float, prepare_as: Prepared | None) -> str | None:  # noqa: ARG002
         self._wait = lock_timeout
         await self._execute("BEGIN IMMEDIATE", ())
         return None

@@ -13,6 +13,7 @@ from warehouse_adapters.sql import inserts, statements, updates, writes
 from warehouse_adapters.sql.connections import Connections
 from warehouse_adapters.sql.dialects import Dialect
 from warehouse_adapters.sql.links import Link
+from warehouse_adapters.sql.prepared import Prepared
 from warehouse_adapters.sql.tables import Table
 from warehouse_adapters.sql.work import Work
 
@@ -35,11 +36,14 @@ class SqlUnit:
         dialect: Dialect,
         table: Callable[[str], Table],
         settings: UnitSettings,
+        prepare_as: Prepared | None = None,
     ) -> None:
         self._connections = connections
         self._dialect = dialect
         self._table = table
         self._settings = settings
+        self._prepare_as = prepare_as
+        self._prepared = False
         self._link: Link | None = None
         self._work: Work | None = None
         self._over = False
@@ -51,6 +55,7 @@ class SqlUnit:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._prepared = False  # what is prepared stays so
         await self.rollback()
 
     async def execute(self, request: Request, *, savepoint: bool = False) -> StepChanges:
@@ -88,16 +93,25 @@ class SqlUnit:
         """See `Unit.write`. Where the list ends with REFUSED, PostgreSQL can only roll back."""
         return await self._do(writes.write, changes)
 
-    async def prepare(self, xid: str) -> None:
-        """Not yet: see `Capabilities.prepares`."""
-        raise NotImplementedError
+    async def prepare(self) -> None:
+        """See `Unit.prepare`."""
+        self._check()
+        if self._link is None:
+            self._work = await self._begin()
+        self._over, self._prepared = True, True
+        await self._started().prepare_as(self._name())
+        self._over = False
 
     async def commit(self) -> None:
         """See `Unit.commit`."""
         self._check()
         self._over = True
         if self._link is not None:
-            await self._link.commit()
+            prepared, self._prepared = self._prepared, False
+            if prepared:
+                await self._link.finish(self._name(), commit=True)
+            else:
+                await self._link.commit()
             link, self._link = self._link, None
             self._connections.release(link)
 
@@ -105,8 +119,23 @@ class SqlUnit:
         """See `Unit.rollback`. A connection that does not answer is cut."""
         self._over = True
         link, self._link = self._link, None
-        if link is not None:
+        prepared, self._prepared = self._prepared, False
+        if link is None:
+            return
+        if prepared:
+            await self._connections.roll_back_prepared(link, self._name())
+        else:
             await self._connections.give_up(link)
+
+    def _name(self) -> Prepared:
+        if self._prepare_as is None:
+            raise RuntimeError("the unit was not opened to be prepared")
+        return self._prepare_as
+
+    def _started(self) -> Link:
+        if self._link is None:
+            raise StoreError("the unit has no connection")
+        return self._link
 
     def _check(self) -> None:
         if self._over:
@@ -128,7 +157,7 @@ class SqlUnit:
 
     async def _begin(self) -> Work:
         self._link = await self._connections.acquire()
-        self.token = await self._link.begin(self._settings.lock_timeout)
+        self.token = await self._link.begin(self._settings.lock_timeout, self._prepare_as)
         return Work(self._link, self._dialect, self._table)
 
 

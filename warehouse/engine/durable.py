@@ -1,0 +1,107 @@
+"""What a transaction writes into the journal on its way, and how it ends where another process took it over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import anyio
+
+from warehouse.engine.compensate import undo
+from warehouse.engine.retry import back_off
+from warehouse.engine.run import Run, StepState, unknown
+from warehouse.errors import JournalUnavailable, StepFailed
+from warehouse.journal.base import FINAL, Entry, Journal, ReplyLost, Superseded
+from warehouse.results import Residue, State
+
+
+async def record(run: Run, entry: Entry) -> None:
+    """The durable write after which the transaction goes forward, or (a saga) its first commit may follow.
+
+    Raises RecordLocked, JournalUnavailable (nothing will be changed) or OutcomeUnknown.
+    """
+    run.lease.active.add(run.id)
+    try:
+        await run.journal.decide(entry, run.since)
+    except ReplyLost as error:
+        try:
+            recorded = await run.journal.settle(run.id)
+        except JournalUnavailable:
+            raise unknown(run, error.message) from error
+        if not recorded:
+            raise JournalUnavailable(error.message) from error
+
+
+async def compensating(run: Run, states: Sequence[StepState], *, kept: bool = False) -> None:
+    """Journal that the run goes backward, and how many changes of each step may have been made.
+
+    `kept`: they are not to be undone. Raises OutcomeUnknown where that fails.
+    """
+    places = run.places()
+    made: dict[str, int] = {}
+    for state in states:
+        place = str(places[state.step.index])
+        made[place] = made.get(place, 0) + len(state.made().changes)
+    try:
+        await run.journal.change_state(run.claim, "compensating", {"made": made, "kept": kept})
+    except (JournalUnavailable, ReplyLost) as error:
+        raise unknown(run, error.message) from error
+
+
+async def finish(run: Run, state: State) -> None:
+    """Journal the outcome and release the locks. Raises OutcomeUnknown where that fails."""
+    detail: dict[str, Any] = {}
+    if run.residue:
+        detail["residue"] = [item.model_dump(mode="json") for item in run.residue]
+    if run.pattern == "saga":
+        detail["steps"] = run.summary()
+    try:
+        await run.journal.finish(run.claim, state, detail)
+    except (JournalUnavailable, ReplyLost) as error:
+        entry = await ended(run.journal, run.id, give_up=0) if isinstance(error, ReplyLost) else None
+        if entry is None or entry.epoch != run.claim.epoch:
+            raise unknown(run, error.message) from error
+
+
+async def follow(run: Run, taken: Superseded, states: Sequence[StepState]) -> StepFailed | None:
+    """End as the process that took the transaction over ends it; what we wrote too late is taken back.
+
+    As `_backward`. Raises OutcomeUnknown where that process does not come to an end within `grace`.
+    """
+    await run.close()
+    entry = await ended(run.journal, run.id, time.monotonic() + run.options.grace)
+    if entry is None:
+        raise unknown(run, taken.message)
+    if entry.state == "completed":
+        run.end("completed")
+        return None
+    late = [replace(state, known=False) for state in states]
+    left = await undo(replace(run.terms(), keep=_not_ours), run.last_first(late))
+    run.residue += [Residue.model_validate(item) for item in entry.detail.get("residue", ())] + left
+    state = next(state for state in run.states.values() if state.done is not None)
+    failure = run.fail(state, taken, taken)
+    if entry.state == "failed" or left:
+        run.end("failed", failure)
+        return None
+    return failure
+
+
+async def _not_ours() -> None:
+    """What was written too late is taken back without any claim: its records were given back before."""
+
+
+async def ended(journal: Journal, transaction_id: str, give_up: float) -> Entry | None:
+    """The entry of a transaction once it has ended; None where it has not by `give_up` (monotonic seconds)."""
+    for attempt in count(1):
+        with suppress(JournalUnavailable):
+            entry = await journal.entry(transaction_id)
+            if entry is not None and entry.state in FINAL:
+                return entry
+        if time.monotonic() >= give_up:
+            break
+        await anyio.sleep(min(back_off(attempt), max(0.0, give_up - time.monotonic())))
+    return None
