@@ -173,11 +173,13 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class PreparedId:
-    """What a prepared unit is known by: the transaction, and who opened it (both 32 hexadecimal digits).
+    """What a prepared unit is known by: the transaction, who opened it, and the journal in which it is decided.
 
-    A store that shares one name space with other databases of its server adds what tells them apart.
+    The first two are 32 hexadecimal digits, the journal's `uid` is 16: what another journal decides is never
+    touched. A store that shares one name space with other databases of its server adds what tells them apart.
     """
 
+    journal: str
     owner: str
     transaction_id: str
 

@@ -63,13 +63,30 @@ def database(server):
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@contextmanager
+def schema_of(server):
+    """A MariaDB database of one's own."""
+    name = f"journal_{uuid4().hex[:12]}"
+    plain = make_url(server.url)
+    engine = sa.create_engine(plain.set(drivername="mysql+pymysql"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    yield plain.set(database=name).render_as_string(hide_password=False)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name}")
+    engine.dispose()
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres", "mariadb"])
 def url(request, tmp_path):
     if request.param == "memory":
         yield "memory://"
     elif request.param == "sqlite":
         servers.used("SQLite", sqlite3.sqlite_version, "embedded")
         yield f"sqlite:///{tmp_path}/journal.db"
+    elif request.param == "mariadb":
+        with schema_of(request.getfixturevalue("mariadb")) as fresh:
+            yield fresh
     else:
         with database(request.getfixturevalue("postgres")) as fresh:
             yield fresh

@@ -123,7 +123,7 @@ class Ending:
 
     async def _commit_prepared(self) -> bool:
         """Commit what is still prepared; nobody ever rolls it back, so what is not was committed."""
-        mine = PreparedId(self._entry.prepared_by, self._entry.transaction_id)
+        mine = PreparedId(self._journal.uid, self._entry.prepared_by, self._entry.transaction_id)
         for steps in self._by_store(holds=True).values():
             adapter = steps[0].participant.adapter
             with _reaching(steps[0]):

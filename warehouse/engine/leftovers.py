@@ -20,7 +20,7 @@ _UNDONE: Final = frozenset({"compensated", "failed"})
 
 
 class Leftovers:
-    """What was found prepared, by store, since the last `look`. What is not ours no adapter lists."""
+    """What was found prepared, by store, since the last `look`; what another journal decides is left alone."""
 
     def __init__(self, registry: Registry, lease: Lease) -> None:
         self._registry = registry
@@ -48,7 +48,9 @@ class Leftovers:
                     continue
                 seen.add(participant.identity)
                 if participant.adapter.capabilities.prepares:
-                    self._found += [(participant, item) for item in await participant.adapter.prepared()]
+                    found = await participant.adapter.prepared()
+                    mine = [item for item in found if item.journal == self._lease.journal.uid]
+                    self._found += [(participant, item) for item in mine]
             except Exception as error:  # noqa: BLE001 - the store is away: it is looked at again
                 _log.debug("%s cannot tell what is prepared: %s", tag, error)
 

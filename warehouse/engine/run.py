@@ -296,7 +296,7 @@ class Run:
     @property
     def prepared_id(self) -> PreparedId:
         """What its units are prepared as."""
-        return PreparedId(self.lease.owner, self.id)
+        return PreparedId(self.journal.uid, self.lease.owner, self.id)
 
     def reset(self) -> None:
         """Forget what was staged (and has been rolled back), to stage again under a new id."""

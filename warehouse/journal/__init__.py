@@ -9,7 +9,7 @@ from warehouse.journal.memory import MemoryJournal
 
 __all__ = ["Entry", "EntryStep", "Journal", "Lock", "open_journal"]
 
-_SQL = ("sqlite", "postgresql", "postgres")
+_SQL = ("sqlite", "postgresql", "postgres", "mysql", "mariadb")
 
 
 def open_journal(settings: JournalSettings) -> Journal:
@@ -25,5 +25,5 @@ def open_journal(settings: JournalSettings) -> Journal:
         return SqlJournal(url)
     raise ConfigError(
         f"journal.url has the scheme {scheme!r}" if is_url else "journal.url is no URL",
-        hint="use sqlite:///file, postgresql+psycopg://..., or memory:// (redis:// is not supported yet)",
+        hint="use sqlite:///file, postgresql://..., mysql://... or memory:// (redis:// is not supported yet)",
     )

@@ -176,6 +176,11 @@ class Journal(Protocol):
         """The identity of a participant that would be the same file as the journal; None if none can be."""
         ...
 
+    @property
+    def uid(self) -> str:
+        """What tells it from all other journals, for as long as it exists: 16 hexadecimal digits. Known once open."""
+        ...
+
     async def open(self) -> None:
         """Connect, and create or check the schema. Raises JournalUnavailable or ConfigError."""
         ...

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 from warehouse.errors import JournalUnavailable
 from warehouse.journal.base import (
@@ -32,6 +33,7 @@ class MemoryJournal:
     identity: str | None = None
 
     def __init__(self) -> None:
+        self.uid = uuid4().hex[:16]
         self._entries: dict[str, Entry] = {}
         self._tombstones: set[str] = set()
         self._locks: dict[Lock, str] = {}

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
+from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 from warehouse.errors import ConfigError
 
-VERSION: Final = 2
+VERSION: Final = 3
 # What whoever creates the tables locks: a number of ours, and a name.
 _CREATING: Final = 0x5748
 _CREATING_NAME: Final = "warehouse_journal"
@@ -35,6 +36,7 @@ meta = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("uid", _TEXT, nullable=False, server_default=""),
 )
 owners = sa.Table(
     "warehouse_owners",
@@ -57,6 +59,7 @@ transactions = sa.Table(
     sa.Column("detail", _BYTES, nullable=False),
     sa.Column("owner", _TEXT, nullable=False, server_default=""),
     sa.Column("epoch", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("expires", sa.Double),
 )
 steps = sa.Table(
     "warehouse_steps",
@@ -100,10 +103,10 @@ keys = sa.Table(
 )
 
 
-def create(connection: sa.Connection) -> None:
+def create(connection: sa.Connection) -> str:
     """Create what is missing and migrate what is older; ConfigError if a newer program made the tables.
 
-    Any number of processes may do this at once.
+    Any number of processes may do this at once. Returns the journal's `uid`.
     """
     with _alone(connection):
         known = sa.inspect(connection).has_table(meta.name)
@@ -114,9 +117,10 @@ def create(connection: sa.Connection) -> None:
             _MIGRATIONS[number](connection)
         metadata.create_all(connection)
         if version is None:
-            connection.execute(meta.insert().values(id=1, version=VERSION, sequence=0))
+            connection.execute(meta.insert().values(id=1, version=VERSION, sequence=0, uid=uuid4().hex[:16]))
         elif version != VERSION:
             connection.execute(meta.update().values(version=VERSION))
+        return str(connection.scalar(sa.select(meta.c.uid)))
 
 
 def _alone(connection: sa.Connection) -> AbstractContextManager[None]:
@@ -140,15 +144,25 @@ def _named_lock(connection: sa.Connection) -> Iterator[None]:
 
 def _add_owners(connection: sa.Connection) -> None:
     """From 1 to 2: who a transaction belongs to and how often it was taken over, and the order of undoing."""
-    for column in (transactions.c.owner, transactions.c.epoch, steps.c.priority, steps.c.entities):
+    _add(connection, transactions.c.owner, transactions.c.epoch, steps.c.priority, steps.c.entities)
+    for index in transactions.indexes:
+        index.create(connection, checkfirst=True)
+
+
+def _add_uid(connection: sa.Connection) -> None:
+    """From 2 to 3: what tells this journal from others, and until when a transaction is held."""
+    _add(connection, meta.c.uid, transactions.c.expires)
+    connection.execute(meta.update().values(uid=uuid4().hex[:16]))
+
+
+def _add(connection: sa.Connection, *columns: sa.Column[Any]) -> None:
+    for column in columns:
         compiler: Any = connection.dialect.ddl_compiler(
             connection.dialect, sa.schema.CreateTable(column.table)
         )
         definition = compiler.get_column_specification(column)
         connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}")
-    for index in transactions.indexes:
-        index.create(connection, checkfirst=True)
 
 
 # By the version that each leads away from.
-_MIGRATIONS: Final[dict[int, Callable[[sa.Connection], None]]] = {1: _add_owners}
+_MIGRATIONS: Final[dict[int, Callable[[sa.Connection], None]]] = {1: _add_owners, 2: _add_uid}

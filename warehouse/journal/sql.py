@@ -1,4 +1,4 @@
-"""The journal in a SQL database, through SQLAlchemy: SQLite (an embedded file) or PostgreSQL.
+"""The journal in a SQL database, through SQLAlchemy: SQLite (an embedded file), PostgreSQL, MySQL or MariaDB.
 
 Each write is one function run in a worker thread: one hop there and back, whatever it takes in statements.
 SQLite's reads touch a local file that no writer blocks (WAL); they are made where they are asked for.
@@ -7,11 +7,13 @@ SQLite's reads touch a local file that no writer blocks (WAL); they are made whe
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -41,7 +43,13 @@ _DRIVERS: Final = {
     "sqlite": "sqlite+pysqlite",
     "postgresql": "postgresql+psycopg",
     "postgres": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mysql+pymysql",
 }
+_EXTRAS: Final = {"postgresql+psycopg": "postgres", "mysql+pymysql": "mysql"}
+# MySQL ends one of those who wait for each other, or who wait too long; nothing of it was written then.
+_DEADLOCKS: Final = {1205, 1213}
+_TRIES: Final = 20
 _NOT_MADE: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}
 # How long a write waits for another process's write to the same file, in milliseconds.
 _BUSY: Final = 10_000
@@ -60,12 +68,13 @@ class SqlJournal:
         backend = parsed.drivername.partition("+")[0]
         if backend not in _DRIVERS:
             raise ConfigError(
-                f"journal.url has the scheme {backend!r}", hint="use sqlite or postgresql+psycopg"
+                f"journal.url has the scheme {backend!r}", hint="use sqlite, postgresql, mysql or memory"
             )
         self._url = parsed.set(drivername=_DRIVERS[backend])
         self._embedded = backend == "sqlite"
         if self._embedded and parsed.database in {None, "", ":memory:"}:
             raise ConfigError("journal.url names no file", hint="use sqlite:///file, or memory://")
+        self.uid = ""
         self._engine: sa.Engine | None = None
         self._known_errors: tuple[type[Exception], ...] = (SQLAlchemyError, OSError)
         self._reader: sa.Connection | None = None
@@ -85,12 +94,13 @@ class SqlJournal:
             self._engine = self._make_engine()
             self._known_errors = (SQLAlchemyError, OSError, self._engine.dialect.loaded_dbapi.Error)
             with self._transaction(JournalUnavailable) as connection:
-                schema.create(connection)
+                self.uid = schema.create(connection)
             if self._embedded:
                 self._reader = self._engine.connect()
         except ImportError as error:
             text = f"the journal {self.description} needs a driver that is not installed: {error}"
-            raise ConfigError(text, hint="pip install 'warehouse[postgres]'") from error
+            extra = _EXTRAS.get(self._url.drivername, "all")
+            raise ConfigError(text, hint=f"pip install 'warehouse[{extra}]'") from error
         except (SQLAlchemyError, OSError, WarehouseError) as error:
             self._close()
             if isinstance(error, ConfigError):
@@ -222,8 +232,15 @@ class SqlJournal:
         return await to_thread.run_sync(self._write_there, function, args, limiter=self._limiter)
 
     def _write_there(self, function: Callable[..., T], args: Sequence[Any]) -> T:
-        with self._transaction(ReplyLost) as connection:
-            return function(connection, *args)
+        for attempt in count(1):
+            try:
+                with self._transaction(ReplyLost) as connection:
+                    return function(connection, *args)
+            except JournalUnavailable as error:
+                if attempt == _TRIES or not _was_deadlock(error.__cause__):
+                    raise
+            time.sleep(random.uniform(0, _AGAIN * attempt))  # noqa: S311 - no secret
+        raise AssertionError  # it returns, or raises
 
     @contextmanager
     def _transaction(self, lost: type[WarehouseError]) -> Iterator[sa.Connection]:
@@ -304,6 +321,12 @@ def _was_refused(error: SQLAlchemyError) -> bool:
     """Whether SQLite says that it has not made the commit: another holds the file, or there is no room."""
     said = error.orig if isinstance(error, DBAPIError) else None
     return getattr(said, "sqlite_errorcode", None) in _NOT_MADE
+
+
+def _was_deadlock(error: BaseException | None) -> bool:
+    """Whether MySQL says that others were in the way, and has rolled everything back."""
+    said = error.orig if isinstance(error, DBAPIError) else None
+    return type(said).__module__.startswith("pymysql") and said is not None and said.args[0] in _DEADLOCKS
 
 
 def _said(error: BaseException) -> str:

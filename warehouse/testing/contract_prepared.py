@@ -15,7 +15,7 @@ MANY = 40
 
 
 def _new() -> PreparedId:
-    return PreparedId(uuid4().hex, uuid4().hex)
+    return PreparedId(uuid4().hex[:16], uuid4().hex, uuid4().hex)
 
 
 class PreparedContract:

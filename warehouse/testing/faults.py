@@ -299,6 +299,10 @@ class FaultyJournal:
     def identity(self) -> str | None:
         return self.inner.identity
 
+    @property
+    def uid(self) -> str:
+        return self.inner.uid
+
     async def open(self) -> None:
         await self._through("open", self.inner.open)
 
