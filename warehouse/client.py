@@ -16,7 +16,14 @@ from warehouse.engine.engine import Engine, parse_source
 from warehouse.engine.explain import describe
 from warehouse.engine.housekeeping import Housekeeping
 from warehouse.engine.lease import Lease
-from warehouse.engine.options import BeginOptions, Options, TransactionOptions, check_option, make_options
+from warehouse.engine.options import (
+    BeginOptions,
+    Options,
+    TransactionOptions,
+    check_name,
+    check_option,
+    make_options,
+)
 from warehouse.engine.recovery import Recovery
 from warehouse.engine.supervise import supervise
 from warehouse.errors import InvalidOperation, ReadConflict
@@ -151,11 +158,34 @@ class AsyncWarehouse:
 
         Every call executes at once in its store's open transaction. Leaving the block commits; an exception
         compensates and propagates. A commit that fails raises TransactionCompensated or TransactionFailed
-        (`raise_on_failure=False` leaves that to `tx.result`).
+        (`raise_on_failure=False` leaves that to `tx.result`). With `hold=True`, leaving the block only stages:
+        nothing is visible before `commit(name)`, from this process or another. See `BeginOptions`.
         """
         check_option("name", name)
         chosen = replace(make_options(self._defaults, options, BeginOptions), name=name)
+        if chosen.hold:
+            check_name(name)
+            if chosen.pattern == "saga":
+                raise InvalidOperation("a saga commits step by step: it cannot be held", field="hold")
+        elif options.get("expires_in") is not None:
+            raise InvalidOperation("only what is held expires", field="expires_in", hint="say hold=True")
         return AsyncTransaction(self.open, self._engine, chosen)
+
+    async def commit(self, name: str) -> TransactionResult:
+        """Make a held transaction take effect: all of it, or (TransactionCompensated) nothing.
+
+        Of several who commit or roll back at once one does; the others raise AlreadyFinished, as whoever comes
+        later does. Raises UnknownTransaction, TransactionExpired; StoreUnavailable with nothing changed;
+        OutcomeUnknown where it is decided, and recovery goes on with it.
+        """
+        await self.open()
+        result = await self._supervised(lambda: self._engine.held.commit(name, self._options()))
+        return result.raise_for_status()
+
+    async def rollback(self, name: str) -> TransactionResult:
+        """Give a held transaction up. Raises as `commit` does."""
+        await self.open()
+        return await self._supervised(lambda: self._engine.held.rollback(name, self._options()))
 
     async def wait(self, transaction_id: str, timeout: float | None = None) -> TransactionResult:  # noqa: ASYNC109
         """How a transaction ended whose end could not be told: wait for it, at most `timeout` seconds.

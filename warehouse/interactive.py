@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from warehouse.engine.choose import check_step, choose
 from warehouse.engine.engine import Engine
+from warehouse.engine.hold import hold, name_taken
 from warehouse.engine.options import Options
 from warehouse.engine.outcome import result
 from warehouse.engine.plan import check, draft
@@ -59,12 +60,23 @@ class AsyncTransaction:
         self._expired = False
         self._watch: asyncio.Task[None] | None = None
         self._result: TransactionResult | None = None
+        self._held = False
+
+    @property
+    def transaction_id(self) -> str:
+        """What the transaction is known by."""
+        return self._run.id
 
     @property
     def result(self) -> TransactionResult:
         """How it ended. Raises InvalidOperation while it runs, OutcomeUnknown where that cannot be told."""
         if self._unknown is not None:
             raise self._unknown
+        if self._held:
+            raise InvalidOperation(
+                f"the transaction is held under the name {self._options.name!r}",
+                hint="commit(name) or rollback(name) ends it, and returns the result",
+            )
         if self._result is None:
             raise InvalidOperation("the transaction has not ended", hint="read `result` after the block")
         return self._result
@@ -76,6 +88,8 @@ class AsyncTransaction:
             raise AlreadyFinished("the transaction was entered before", hint="begin() another")
         await self._open()
         await self._claim_key()
+        if self._options.hold and await self._run.journal.held(str(self._options.name)):
+            raise name_taken(str(self._options.name))
         self._run.started = time.monotonic()
         self._run.since = await self._run.journal.sequence()
         self._phase = "open"
@@ -101,7 +115,7 @@ class AsyncTransaction:
     ) -> None:
         self._phase = "left"
         await supervise(lambda: self._leave(error), self._options.grace, self._engine.running)
-        if error is None and self._options.raise_on_failure:
+        if error is None and self._options.raise_on_failure and not self._held:
             failure = self._run.error
             if self.result.status == "compensated" and failure and is_contention(failure.reason):
                 raise _conflict(failure) from failure
@@ -125,6 +139,9 @@ class AsyncTransaction:
         except OutcomeUnknown as unknown:
             self._unknown = unknown
             raise
+        except InvalidOperation as mistake:  # the name was taken meanwhile
+            self._run.end("compensated", _left(mistake))
+            raise
         finally:
             await rollback(self._run)
             self._run.release()
@@ -137,7 +154,7 @@ class AsyncTransaction:
             await self._saga.complete()
             return
         try:
-            failure = await conclude(self._run)
+            failure = await (hold if self._options.hold else conclude)(self._run)
         except KeyTaken as taken:
             self._run.end("compensated", _left(taken))
         except (StepFailed, TransactionConflict) as refused:
@@ -145,6 +162,8 @@ class AsyncTransaction:
         else:
             if failure is not None:
                 blame(self._run, failure)
+            else:
+                self._held = self._options.hold
 
     async def _abandon(self, failure: StepFailed) -> None:
         if self._unknown is None and self._run.status is None:

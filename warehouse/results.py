@@ -13,7 +13,9 @@ from warehouse.errors import StepFailed, TransactionCompensated, TransactionFail
 
 Status: TypeAlias = Literal["completed", "compensated", "failed"]
 StepStatus: TypeAlias = Literal["completed", "compensated", "failed", "skipped"]
-State: TypeAlias = Literal["committing", "running", "compensating", "completed", "compensated", "failed"]
+State: TypeAlias = Literal[
+    "running", "held", "committing", "compensating", "completed", "compensated", "failed"
+]
 Pattern: TypeAlias = Literal["staged", "saga", "two_phase_commit"]
 Reason: TypeAlias = Literal["conflict", "constraint", "kept", "call", "unreachable"]
 

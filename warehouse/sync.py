@@ -106,6 +106,14 @@ class Warehouse:
 
         return Transaction(self._call(begin), self._bridge)
 
+    def commit(self, name: str) -> TransactionResult:
+        """Make a held transaction take effect; see `AsyncWarehouse.commit`."""
+        return self._call(lambda inner: inner.commit(name))
+
+    def rollback(self, name: str) -> TransactionResult:
+        """Give a held transaction up; see `AsyncWarehouse.rollback`."""
+        return self._call(lambda inner: inner.rollback(name))
+
     def wait(self, transaction_id: str, timeout: float | None = None) -> TransactionResult:
         """How a transaction ended whose end could not be told; see `AsyncWarehouse.wait`."""
         return self._call(lambda inner: inner.wait(transaction_id, timeout))
@@ -193,6 +201,11 @@ class Transaction:
 
     def _call(self, work: Callable[[], Awaitable[T]]) -> T:
         return self._bridge.run(work)
+
+    @property
+    def transaction_id(self) -> str:
+        """What the transaction is known by."""
+        return self._inner.transaction_id
 
     @property
     def result(self) -> TransactionResult:

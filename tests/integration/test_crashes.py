@@ -1,5 +1,6 @@
 """A process is killed at every boundary between two effects; after recovery: all or none, and nothing left over."""
 
+import itertools
 import shutil
 import sqlite3
 from contextlib import closing
@@ -17,6 +18,7 @@ from warehouse.testing.crash import Point, Scenario
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 LEASE = 0.5
+HELD = 1.0  # seconds until what is held expires
 AT_ONCE = 6
 VECTOR = [0.5, -0.25, 1.0]
 
@@ -109,14 +111,20 @@ def scenario(place, kind, pattern, path):
     return Scenario(
         config=place.config(),
         operations=operations(kind),
-        options={"pattern": pattern},
+        options={} if pattern == "held" else {"pattern": pattern},
         failing=failing,
+        held=HELD if pattern == "held" else None,
     )
 
 
-@pytest.mark.parametrize("path", ["forth", "back"])
-@pytest.mark.parametrize("pattern", ["staged", "saga"])
-@pytest.mark.parametrize("kind", ["insert", "update", "upsert", "delete"])
+CASES = [
+    *itertools.product(["insert", "update", "upsert", "delete"], ["staged", "saga"], ["forth", "back"]),
+    ("update", "held", "forth"),
+    ("delete", "held", "forth"),
+]
+
+
+@pytest.mark.parametrize(("kind", "pattern", "path"), CASES)
 async def test_killed_anywhere(tmp_path, kind, pattern, path):
     template = Place(tmp_path / "template").make()
     before = template.contents()
@@ -132,6 +140,7 @@ async def test_killed_anywhere(tmp_path, kind, pattern, path):
     async def killed(place, point):
         case = scenario(place, kind, pattern, path)
         assert (await crash.run(case, point)).killed
+        await anyio.sleep(HELD if pattern == "held" else 0)
         recovery = await crash.recover(case)
         assert recovery.error is None
         assert place.leftovers() == ([], 0), recovery.outcome

@@ -11,7 +11,7 @@ import pymysql
 import pytest
 from sqlalchemy import make_url
 
-from integration.test_crashes import AT_ONCE, LEASE, leftovers
+from integration.test_crashes import AT_ONCE, HELD, LEASE, leftovers
 from warehouse.errors import ConstraintViolated
 from warehouse.testing import crash
 from warehouse.testing.crash import Scenario
@@ -89,7 +89,10 @@ class Place:
         return leftovers(self.folder / "journal.db")
 
     def scenario(self, kind, path):
+        """`held`: staged and prepared, then committed by name."""
         refused = ConstraintViolated("no", constraint="test")
+        if path == "held":
+            return Scenario(config=self.config(), operations=tuple(self.operations(kind)), held=HELD)
         return Scenario(
             config=self.config(),
             operations=tuple(self.operations(kind)),
@@ -108,8 +111,17 @@ class Place:
             yield {"operation": kind, "from": {"tag": tag, "entity": self.name}, **what}
 
 
-@pytest.mark.parametrize("path", ["forth", "back"])
-@pytest.mark.parametrize("kind", ["insert", "update", "upsert", "delete"])
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("insert", "forth"),
+        ("update", "back"),
+        ("upsert", "forth"),
+        ("delete", "back"),
+        ("update", "held"),
+        ("delete", "held"),
+    ],
+)
 async def test_killed_anywhere(tmp_path, postgres, mariadb, kind, path):
     def fresh():
         return Place({"postgres": postgres.url, "mariadb": mariadb.url}, tmp_path).make()
@@ -121,10 +133,11 @@ async def test_killed_anywhere(tmp_path, postgres, mariadb, kind, path):
     assert after != before
     scenario = dry.scenario(kind, path)
     ended = await crash.run(scenario)
-    assert ended.outcome == ("completed" if path == "forth" else "compensated")
+    assert ended.outcome == ("compensated" if path == "back" else "completed")
     points = crash.points(ended, scenario.failing)
     names = " ".join(map(str, points))
-    assert re.search("after m.commit" if path == "forth" else "after p.prepare", names)
+    last = {"forth": "after m.commit", "back": "after p.prepare", "held": "after m.finish"}[path]
+    assert re.search(last, names)
     problems = []
     limit = anyio.CapacityLimiter(AT_ONCE)
 
@@ -133,6 +146,8 @@ async def test_killed_anywhere(tmp_path, postgres, mariadb, kind, path):
             place = await anyio.to_thread.run_sync(fresh)
             died = await crash.run(place.scenario(kind, path), point)
             assert died.killed, f"{point} was not reached: {died}"
+            if path == "held":
+                await anyio.sleep(HELD)
             recovery = await crash.recover(place.scenario(kind, path))
             contents, left = place.contents(), place.leftovers()
             if recovery.error or left != ([], 0) or contents not in (before, after):

@@ -79,7 +79,11 @@ async def test_mistakes_in_options(options, message):
 async def test_options_of_a_block():
     async with World() as world:
         for options, message in [
-            ({"hold": True}, "hold: held transactions are not supported yet"),
+            (
+                {"hold": True},
+                "name: a held transaction needs a name, of letters, digits and _ . : @ - (at most 120), not None",
+            ),
+            ({"expires_in": 5}, "expires_in: only what is held expires - say hold=True"),
             (
                 {"retry_on_failure": True},
                 "retry_on_failure: unknown option 'retry_on_failure' - did you mean 'raise_on_failure'?",

@@ -80,6 +80,10 @@ class Piece:
     doubtful: bool = False
 
 
+class NothingWritten(StoreError):
+    """Changes could not be made again, and none of them was."""
+
+
 class Unreachable(Exception):
     """A store could not be reached for as long as we were willing to try."""
 
@@ -132,8 +136,8 @@ def _reason(error: Exception) -> Reason:
 async def redo(terms: Terms, participant: Participant, steps: Sequence[Done]) -> StoreError | None:
     """Make again what is missing of these steps of one store; why not, where that cannot be.
 
-    In a store with transactions nothing was written then; or, where the error says so, that is not known.
-    Raises Unreachable and Superseded.
+    NothingWritten says that it was found out before anything was made. In a store with transactions nothing was
+    written then; or, where the error says so, that is not known. Raises Unreachable and Superseded.
     """
     origins: dict[object, Origin] = {}
     changes: list[Change] = []
@@ -151,7 +155,8 @@ async def redo(terms: Terms, participant: Participant, steps: Sequence[Done]) ->
     except StoreError as refused:
         problem = refused
     if residue:
-        problem = StoreError(f"somebody else changed the record: {residue[0]}")
+        kind = StoreError if any(piece.settled for piece in pieces) else NothingWritten
+        problem = kind(f"somebody else changed the record: {residue[0]}")
     if problem is not None and any(piece.doubtful for piece in pieces):
         return StoreOutcomeUnknown(problem.message)
     return problem

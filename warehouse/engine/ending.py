@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import anyio
 
 from warehouse.adapter import EntityInfo, Outcome, PreparedId, Unit, UnitSettings
-from warehouse.engine.compensate import Done, Terms, Unreachable, kept, place, redo, undo
+from warehouse.engine.compensate import Done, NothingWritten, Terms, Unreachable, kept, place, redo, undo
 from warehouse.errors import InvalidOperation, StoreError, TransientError, WarehouseError
 from warehouse.journal.base import Entry, EntryStep, Journal, Superseded
 from warehouse.records import Absent, Entity, same_image
@@ -71,6 +72,7 @@ class Ending:
         self._journal = journal
         self._entry = entry
         self._steps: list[Journaled] = []
+        self._untouched: set[str] = set()  # the stores in which nothing was written, as we know
         self._terms = Terms(
             transaction_id=entry.transaction_id, grace=grace, lock_timeout=lock_timeout, keep=self._keep
         )
@@ -79,20 +81,19 @@ class Ending:
         if not await self._journal.is_mine(self._entry.claim):
             raise Superseded(f"transaction {self._entry.transaction_id} was taken over")
 
-    async def run(self) -> Recovered:
-        """End it: forward where it was decided, backward where it was not, or where forward is impossible."""
+    async def run(self, *, settled: bool = False) -> Recovered:
+        """End it: forward where it was decided, backward where it was not, or where forward is impossible.
+
+        `settled`: no write of anybody's can be on its way any more.
+        """
         self._steps = [await self._reached(step) for step in self._entry.steps]
-        await anyio.sleep(
-            max((step.participant.adapter.capabilities.settle for step in self._steps), default=0)
-        )
-        if self._entry.state == "committing" and await self._carried_through():
+        self._untouched = {step.entry.store for step in self._steps} if settled else set()
+        if not settled:
+            settle = (step.participant.adapter.capabilities.settle for step in self._steps)
+            await anyio.sleep(max(settle, default=0))
+        if self._entry.state == "committing" and await self._forward():
             return await self._finish("completed", [])
         return await self._backward()
-
-    async def _carried_through(self) -> bool:
-        return await (
-            self._commit_prepared() if self._entry.pattern == "two_phase_commit" else self._forward()
-        )
 
     async def _reached(self, step: EntryStep) -> Journaled:
         """A step whose store is reached, and has described what was changed. Raises NotYet."""
@@ -108,32 +109,40 @@ class Ending:
         """Make what is missing. False where that is impossible.
 
         Guarded writes come before any commit: if one participant has committed, all of them had been made, and
-        what is different there now was changed since.
+        what is different there now was changed since. What is prepared comes last, since it cannot fail.
         """
         held, guarded = self._by_store(holds=True), self._by_store(holds=False)
-        committed = {store: await self._has_committed(steps) for store, steps in held.items()}
+        waiting = await self._still_prepared(held)
+        committed = {
+            store: store not in waiting and await self._has_committed(steps) for store, steps in held.items()
+        }
         if not any(committed.values()):
             for steps in guarded.values():
                 if not await self._redo(steps):
                     return False
         for store, steps in held.items():
-            if not committed[store] and not await self._redo(steps):
+            if store not in waiting and not committed[store] and not await self._redo(steps):
                 return False
+        for store in waiting:
+            await self._end_prepared(held[store][0], commit=True)
         return True
 
-    async def _commit_prepared(self) -> bool:
-        """Commit what is still prepared; nobody ever rolls it back, so what is not was committed."""
-        mine = PreparedId(self._journal.uid, self._entry.prepared_by, self._entry.transaction_id)
-        for steps in self._by_store(holds=True).values():
-            adapter = steps[0].participant.adapter
-            with _reaching(steps[0]):
-                if mine in await adapter.prepared():
-                    await adapter.finish(mine, commit=True)
-            if await self._ask(steps) is False and not await self._redo(steps):
-                raise NotYet(
-                    "it was prepared, and then rolled back by hand", step=steps[0].name, tag=steps[0].tag
-                )
-        return True
+    async def _still_prepared(self, held: Mapping[str, Sequence[Journaled]]) -> list[str]:
+        """The stores in which it is prepared, and has been neither committed nor rolled back."""
+        out = []
+        for store in self._entry.prepared & held.keys():
+            with _reaching(held[store][0]):
+                if self._prepared_id in await held[store][0].participant.adapter.prepared():
+                    out.append(store)
+        return out
+
+    async def _end_prepared(self, step: Journaled, *, commit: bool) -> None:
+        with _reaching(step):
+            await step.participant.adapter.finish(self._prepared_id, commit=commit)
+
+    @property
+    def _prepared_id(self) -> PreparedId:
+        return PreparedId(self._journal.uid, self._entry.prepared_by, self._entry.transaction_id)
 
     def _by_store(self, *, holds: bool) -> dict[str, list[Journaled]]:
         out: dict[str, list[Journaled]] = {}
@@ -148,6 +157,8 @@ class Ending:
             problem = await redo(self._terms, steps[0].participant, done)
         except Unreachable as error:
             raise NotYet(f"{steps[0].tag}: {error}", tag=steps[0].tag) from error
+        if problem is None or not isinstance(problem, NothingWritten):
+            self._untouched.discard(steps[0].entry.store)
         if problem is not None and problem.outcome_unknown:
             raise NotYet(f"{steps[0].tag}: {problem}", tag=steps[0].tag) from problem
         return problem is None
@@ -157,6 +168,8 @@ class Ending:
         asked = await self._ask(steps)
         if asked is not None:
             return asked
+        if steps[0].entry.store in self._entry.prepared:
+            return True  # nobody rolls back what was decided
         changes = combine([change for step in steps for change in step.entry.changes], place)
         ulps = steps[0].participant.adapter.capabilities.float_ulps
         async with self._unit(steps[0]) as unit:
@@ -193,10 +206,18 @@ class Ending:
     async def _backward(self) -> Recovered:
         """Undo what was made, or may have been; what cannot be undone is the residue."""
         if self._entry.state != "compensating":
-            await self._journal.change_state(self._entry.claim, "compensating", {})
-        for steps in self._by_store(holds=True).values():
+            detail: dict[str, Any] = {"expired": True} if self._entry.state == "held" else {}
+            if self._untouched or self._entry.state == "held":
+                detail["made"] = self._made()
+            await self._journal.change_state(self._entry.claim, "compensating", detail)
+            self._entry = replace(self._entry, detail={**self._entry.detail, **detail})
+        held = self._by_store(holds=True)
+        for store in await self._still_prepared(held):
+            await self._end_prepared(held[store][0], commit=False)
+        made = {step.index for step, changes in self._entry.made() if changes}
+        for steps in held.values():
             if await self._ask(steps) is None:
-                await self._meet_inserts(steps)
+                await self._meet_inserts([step for step in steps if step.entry.index in made])
         done = self._last_first()
         if self._entry.detail.get("kept"):
             return await self._finish("failed", kept(done))
@@ -205,6 +226,16 @@ class Ending:
         if away:
             raise NotYet(away[0].detail, step=away[0].step, tag=away[0].tag)
         return await self._finish("failed" if residue else "compensated", residue)
+
+    def _made(self) -> dict[str, int]:
+        """How many changes of each step may have been made."""
+        if self._entry.state == "held":
+            return {}
+        return {
+            str(step.entry.index): len(step.entry.changes)
+            for step in self._steps
+            if step.entry.store not in self._untouched
+        }
 
     def _last_first(self) -> list[Done]:
         """What to undo, in order."""

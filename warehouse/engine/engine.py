@@ -16,6 +16,7 @@ from warehouse.engine.choose import check_step, choose, is_alone
 from warehouse.engine.committed import find_committed
 from warehouse.engine.durable import ended
 from warehouse.engine.explain import explain
+from warehouse.engine.hold import Held
 from warehouse.engine.keys import Keys, make_idempotency
 from warehouse.engine.lease import Lease
 from warehouse.engine.options import Options
@@ -43,6 +44,7 @@ class Engine:
         self.lease = lease
         self.running: Tasks = set()
         self.archive = Archive(registry, lease)
+        self.held = Held(registry, lease)
         self._keys = Keys()
 
     async def wait(self, transaction_id: str, seconds: float | None) -> TransactionResult:

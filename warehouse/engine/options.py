@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -56,7 +57,11 @@ class TransactionOptions(CommonOptions, total=False):
 
 
 class BeginOptions(CommonOptions, total=False):
-    """The options of `begin`. With `raise_on_failure=False`, how it ended is only in `tx.result`."""
+    """The options of `begin`. With `raise_on_failure=False`, how it ended is only in `tx.result`.
+
+    `hold`: leaving the block only stages; `commit(name)` or `rollback(name)` ends it later, from any process. What
+    is not ended within `expires_in` seconds is rolled back.
+    """
 
     hold: bool
     expires_in: float | None
@@ -82,6 +87,8 @@ class Options:
     name: str | None = None
     concurrency: Concurrency = "parallel"
     raise_on_failure: bool = True
+    hold: bool = False
+    expires_in: float = 600
     idempotency_key: str | None = None
     idempotency_ttl: float = 86_400
 
@@ -94,11 +101,9 @@ _CHOICES: Final[dict[str, tuple[Any, ...]]] = {
     "rollback": ("all", "critical_only", "none"),
 }
 _LONGEST_KEY: Final = 255
-_FLAGS: Final = {"retry_on_failure", "compensate_on_timeout", "raise_on_failure"}
-_LATER: Final = {
-    "hold": "held transactions are not supported yet",
-    "expires_in": "held transactions are not supported yet",
-}
+_FLAGS: Final = {"retry_on_failure", "compensate_on_timeout", "raise_on_failure", "hold"}
+_SECONDS: Final = {"timeout", "step_timeout", "lock_timeout", "idempotency_ttl", "expires_in"}
+_NAME: Final = re.compile(r"[A-Za-z0-9_.:@-]{1,120}")
 
 
 def make_options(
@@ -121,7 +126,16 @@ def _default(defaults: TransactionSettings) -> Options:
     return Options(**defaults.model_dump())
 
 
-_NOT_KEPT: Final = {"rollback", *_LATER}
+_NOT_KEPT: Final = {"rollback"}
+
+
+def check_name(name: Any) -> None:
+    """Raise InvalidOperation if `name` is none that a transaction can be held under."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidOperation(
+            f"a held transaction needs a name, of letters, digits and _ . : @ - (at most 120), not {name!r}",
+            field="name",
+        )
 
 
 def check_option(name: str, value: Any) -> None:
@@ -133,10 +147,8 @@ def check_option(name: str, value: Any) -> None:
         raise InvalidOperation(f"{name} is {value!r}", field=name, hint=did_you_mean(str(value), texts))
     if name == "rollback" and value != "all":
         raise InvalidOperation("rollback other than 'all' is not supported yet", field=name)
-    if name in _LATER and value:
-        raise InvalidOperation(_LATER[name], field=name)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if name in {"timeout", "step_timeout", "lock_timeout", "idempotency_ttl"} and not (number and value > 0):
+    if name in _SECONDS and not (number and value > 0):
         raise InvalidOperation(f"{name} is a positive number of seconds, not {value!r}", field=name)
     if name in _FLAGS and not isinstance(value, bool):
         raise InvalidOperation(f"{name} is true or false, not {value!r}", field=name)

@@ -84,6 +84,7 @@ class OpenUnit:
     unit: Unit
     context: AbstractAsyncContextManager[Unit]
     steps: list[StepState] = field(default_factory=list)
+    prepared: bool = False
 
     @property
     def holds(self) -> bool:
@@ -273,7 +274,9 @@ class Run:
         """The open unit of the participant's store, opened now if there is none."""
         opened = self.units.get(participant.identity)
         if opened is None:
-            prepare_as = self.prepared_id if self.pattern == "two_phase_commit" else None
+            prepares = participant.adapter.capabilities.prepares
+            wanted = self.pattern == "two_phase_commit" or (self.options.hold and prepares)
+            prepare_as = self.prepared_id if wanted else None
             settings = UnitSettings(transaction_id=self.id, lock_timeout=self.patience, prepare_as=prepare_as)
             context = participant.adapter.unit(settings)
             unit = await context.__aenter__()
@@ -342,25 +345,37 @@ class Run:
         steps = in_order((state.step for state in self.states.values()), key=lambda step: step.index)
         return {step.index: place for place, step in enumerate(steps)}
 
-    def entry(self, state: State, opened: Sequence[OpenUnit]) -> Entry:
-        """What the journal is to keep of these units' steps. Raises StepFailed where it cannot keep them."""
+    def entry(self, state: State, opened: Sequence[OpenUnit], *, expires: float | None = None) -> Entry:
+        """What the journal is to keep of these units' steps. Raises StepFailed where it cannot keep them.
+
+        What is `held` belongs to nobody, until it `expires`; only what was prepared can be asked for later.
+        """
+        asked = [unit for unit in opened if unit.prepared or state != "held"]
         states = sorted((item for unit in opened for item in unit.steps), key=lambda item: item.step.index)
         return Entry(
             transaction_id=self.id,
             name=self.options.name,
             pattern=self.pattern,
             state=state,
-            owner=self.lease.owner,
+            owner="" if state == "held" else self.lease.owner,
+            expires=expires,
             started=self.began,
             idempotency=self.idempotency,
-            detail={"steps": self.summary(), "prepared_by": self.lease.owner},
+            detail=self._detail(opened),
             steps=tuple(
                 self.entry_step(item) for item in states if item.done is not None and item.done.changes
             ),
             tokens={
-                unit.participant.identity: unit.unit.token for unit in opened if unit.unit.token is not None
+                unit.participant.identity: unit.unit.token for unit in asked if unit.unit.token is not None
             },
         )
+
+    def _detail(self, opened: Sequence[OpenUnit]) -> dict[str, Any]:
+        detail: dict[str, Any] = {"steps": self.summary()}
+        prepared = [unit.participant.identity for unit in opened if unit.prepared]
+        if prepared:
+            detail |= {"prepared": prepared, "prepared_by": self.lease.owner}
+        return detail
 
     def summary(self) -> list[list[Any]]:
         """Of each step, what its images do not tell: name, status, affected rows, attempts, fields returned."""

@@ -26,6 +26,7 @@ async def vote(run: Run, changed: Sequence[OpenUnit]) -> StepFailed | None:
     async def prepare(opened: OpenUnit) -> None:
         try:
             await opened.unit.prepare()
+            opened.prepared = True
         except StoreError as error:
             errors[opened.participant.identity] = error
         except Exception as raised:  # noqa: BLE001 - an adapter's mistake is a vote against

@@ -85,7 +85,8 @@ class Entry:
     """A transaction as it is journaled. `tokens` are the held participants' outcome tokens, by store.
 
     `owner` brings it to its end, unless its heartbeat stops: then whoever takes it over, raising `epoch`.
-    `started` and `finished` are seconds since 1970, by the clock of the process that wrote them.
+    `started`, `finished`, and `expires` (of one that is held, under its name) are seconds since 1970, by the clock
+    of the process that wrote them.
     """
 
     transaction_id: str
@@ -98,12 +99,18 @@ class Entry:
     owner: str = ""
     epoch: int = 1
     idempotency: Idempotency | None = field(default=None, compare=False)
+    expires: float | None = None
     started: float = field(default_factory=time.time, compare=False)
     finished: float | None = field(default=None, compare=False)
 
     @property
     def claim(self) -> Claim:
         return Claim(self.transaction_id, self.epoch)
+
+    @property
+    def prepared(self) -> frozenset[str]:
+        """The stores in which its units were prepared."""
+        return frozenset(self.detail.get("prepared", ()))
 
     @property
     def prepared_by(self) -> str:
@@ -131,7 +138,12 @@ class Superseded(WarehouseError):
 
 
 class KeyTaken(WarehouseError):
-    """Another transaction has the idempotency key."""
+    """Another transaction has the idempotency key, or is held under the name."""
+
+
+def name_key(name: str) -> str:
+    """Under which key the name of a held transaction is taken."""
+    return f"\x01held:{name}"
 
 
 class RecordLocked(TransactionConflict):
@@ -206,15 +218,23 @@ class Journal(Protocol):
         ...
 
     async def decide(self, entry: Entry, since: int) -> None:
-        """Record a transaction, its changes and its locks.
+        """Record a transaction, its changes and its locks; one that is `held` has its name for itself.
 
         Raises RecordLocked if a lock is taken, or if another transaction that had one of the locks finished
-        after `since`; KeyTaken; ReplyLost if it cannot be told whether it was recorded.
+        after `since`; KeyTaken (the key or the name); ReplyLost if it cannot be told whether it was recorded.
         """
         ...
 
     async def keyed(self, key: str) -> Keyed | None:
         """Whose an idempotency key is, read freshly: a transaction's that is open or has completed."""
+        ...
+
+    async def held(self, name: str) -> str | None:
+        """Which transaction is held under this name, read freshly."""
+        ...
+
+    async def latest(self, name: str) -> Entry | None:
+        """The last transaction of this name that has ended, without its steps."""
         ...
 
     async def append(self, claim: Claim, step: EntryStep, since: int, tokens: dict[str, str]) -> None:
@@ -233,11 +253,16 @@ class Journal(Protocol):
         ...
 
     async def finish(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
-        """Record the outcome and release the locks (and the key, unless it completed). Raises Superseded."""
+        """Record the outcome and release the locks, the name, and the key unless it completed. Raises Superseded."""
         ...
 
-    async def take_over(self, claim: Claim, owner: str) -> Claim | None:
-        """Make an open transaction `owner`'s, if it is still as `claim` says; the new claim, or None."""
+    async def take_over(
+        self, claim: Claim, owner: str, change: tuple[State, dict[str, Any]] | None = None
+    ) -> Claim | None:
+        """Make an open transaction `owner`'s, if it is still as `claim` says; the new claim, or None.
+
+        `change`: the state that it is in from then on, with what `change_state` takes; it must have been `held`.
+        """
         ...
 
     async def is_mine(self, claim: Claim) -> bool:
@@ -269,7 +294,7 @@ class Journal(Protocol):
         ...
 
     async def claims(self) -> dict[Claim, str]:
-        """Every open transaction, oldest first, with its owner."""
+        """Every open transaction, oldest first, with its owner; of those that are held only what has expired."""
         ...
 
     async def beat(self, owner: str, lease: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from warehouse.journal.base import (
     Lock,
     RecordLocked,
     Superseded,
+    name_key,
 )
 from warehouse.records import Change, Entity
 from warehouse.results import State
@@ -78,7 +80,12 @@ class MemoryJournal:
         idempotency = entry.idempotency
         if idempotency is not None and await self.keyed(idempotency.key) is not None:
             raise KeyTaken(f"the idempotency key {idempotency.key!r} is taken")
+        name = name_key(str(entry.name)) if entry.state == "held" else None
+        if name is not None and await self.keyed(name) is not None:
+            raise KeyTaken(f"a transaction is held under the name {entry.name!r}")
         self._take(entry.transaction_id, list(entry.locks()), since)
+        if name is not None:
+            self._keys[name] = (Keyed(entry.transaction_id, b"name"), math.inf)
         if idempotency is not None:
             self._keys[idempotency.key] = (
                 Keyed(entry.transaction_id, idempotency.fingerprint),
@@ -89,6 +96,15 @@ class MemoryJournal:
     async def keyed(self, key: str) -> Keyed | None:
         keyed, expires = self._keys.get(key, (None, 0.0))
         return keyed if expires > time.time() else None
+
+    async def held(self, name: str) -> str | None:
+        keyed = await self.keyed(name_key(name))
+        return None if keyed is None else keyed.transaction_id
+
+    async def latest(self, name: str) -> Entry | None:
+        found = [entry for entry in self._entries.values() if entry.name == name and entry.state in FINAL]
+        last = max(found, key=lambda entry: entry.started, default=None)
+        return None if last is None else replace(last, steps=())
 
     async def append(self, claim: Claim, step: EntryStep, since: int, tokens: dict[str, str]) -> None:
         entry = self._claimed(claim)
@@ -117,8 +133,12 @@ class MemoryJournal:
     async def finish(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
         entry = replace(self._claimed(claim), finished=time.time())
         self._entries[claim.transaction_id] = replace(entry, state=state, detail={**entry.detail, **detail})
-        if state != "completed":
-            self._keys = {k: v for k, v in self._keys.items() if v[0].transaction_id != claim.transaction_id}
+        self._keys = {
+            key: value
+            for key, value in self._keys.items()
+            if value[0].transaction_id != claim.transaction_id
+            or (state == "completed" and key != name_key(str(entry.name)))
+        }
         self._sequence += 1
         self._ended[claim.transaction_id] = self._sequence
         for item in [item for item, owner in self._locks.items() if owner == claim.transaction_id]:
@@ -133,10 +153,16 @@ class MemoryJournal:
             raise JournalUnavailable(f"the journal has no open transaction {claim.transaction_id}")
         return entry
 
-    async def take_over(self, claim: Claim, owner: str) -> Claim | None:
+    async def take_over(
+        self, claim: Claim, owner: str, change: tuple[State, dict[str, Any]] | None = None
+    ) -> Claim | None:
         if not await self.is_mine(claim):
             return None
         taken = replace(self._entries[claim.transaction_id], owner=owner, epoch=claim.epoch + 1)
+        if change is not None:
+            if taken.state != "held":
+                return None
+            taken = replace(taken, state=change[0], detail={**taken.detail, **change[1]})
         self._entries[claim.transaction_id] = taken
         return taken.claim
 
@@ -170,7 +196,12 @@ class MemoryJournal:
         return True
 
     async def claims(self) -> dict[Claim, str]:
-        return {entry.claim: entry.owner for entry in self._entries.values() if entry.state not in FINAL}
+        now = time.time()
+        return {
+            entry.claim: entry.owner
+            for entry in self._entries.values()
+            if entry.state not in FINAL and (entry.state != "held" or (entry.expires or 0) <= now)
+        }
 
     async def beat(self, owner: str, lease: float) -> None:
         before = self._heartbeats.get(owner)

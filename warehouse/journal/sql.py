@@ -33,6 +33,7 @@ from warehouse.journal.base import (
     Lock,
     RecordLocked,
     ReplyLost,
+    name_key,
 )
 from warehouse.records import Change, Entity
 from warehouse.results import State
@@ -157,6 +158,13 @@ class SqlJournal:
     async def keyed(self, key: str) -> Keyed | None:
         return await self._read(tables.keyed, key)
 
+    async def held(self, name: str) -> str | None:
+        keyed = await self._read(tables.keyed, name_key(name))
+        return None if keyed is None else keyed.transaction_id
+
+    async def latest(self, name: str) -> Entry | None:
+        return await self._read(tables.latest, name)
+
     async def is_mine(self, claim: Claim) -> bool:
         return await self._read(tables.is_mine, claim)
 
@@ -215,8 +223,10 @@ class SqlJournal:
     async def resolve(self, transaction_id: str, state: State, detail: dict[str, Any]) -> bool:
         return await self._write(tables.resolve, transaction_id, state, detail)
 
-    async def take_over(self, claim: Claim, owner: str) -> Claim | None:
-        return await self._write(tables.take_over, claim, owner)
+    async def take_over(
+        self, claim: Claim, owner: str, change: tuple[State, dict[str, Any]] | None = None
+    ) -> Claim | None:
+        return await self._write(tables.take_over, claim, owner, change)
 
     async def beat(self, owner: str, lease: float) -> None:
         await self._write(tables.beat, owner, lease)

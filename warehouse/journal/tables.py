@@ -25,6 +25,7 @@ from warehouse.journal.base import (
     Lock,
     RecordLocked,
     Superseded,
+    name_key,
 )
 from warehouse.journal.codec import decode, encode
 from warehouse.journal.rows import unpack
@@ -50,6 +51,12 @@ _REMEMBER: Final = schema.finished.insert().from_select(
     ["record", "sequence"], _HELD.add_columns(sa.bindparam("number", type_=sa.BigInteger))
 )
 _GIVE_BACK: Final = schema.keys.delete().where(schema.keys.c.transaction_id == _mine)
+# What marks the key that is the name of a held transaction, and does not expire.
+_NAME: Final = b"name"
+_NEVER: Final = 1e15
+_GIVE_NAME_BACK: Final = schema.keys.delete().where(
+    schema.keys.c.transaction_id == _mine, schema.keys.c.expires == _NEVER
+)
 _RELEASE: Final = schema.locks.delete().where(schema.locks.c.transaction_id == _mine)
 
 
@@ -138,6 +145,13 @@ def recent(connection: sa.Connection, states: Iterable[State] | None, limit: int
     return [entry for entry in found if _TOMBSTONE not in entry.detail]
 
 
+def latest(connection: sa.Connection, name: str) -> Entry | None:
+    columns = schema.transactions.c
+    query = sa.select(schema.transactions).where(columns.name == name, columns.state.in_(sorted(FINAL)))
+    row = connection.execute(query.order_by(columns.started.desc()).limit(1)).first()
+    return None if row is None else _entry(row, [])
+
+
 def of_record(connection: sa.Connection, lock: Lock, limit: int) -> list[Entry]:
     columns = schema.transactions.c
     touched = sa.select(schema.records.c.transaction_id).where(schema.records.c.record == lock)
@@ -159,7 +173,8 @@ def resolve(connection: sa.Connection, transaction_id: str, state: State, detail
 def claims(connection: sa.Connection) -> dict[Claim, str]:
     columns = schema.transactions.c
     unfinished = sa.select(columns.id, columns.epoch, columns.owner).where(
-        columns.state.not_in(sorted(FINAL))
+        columns.state.not_in(sorted(FINAL)),
+        sa.or_(columns.state != "held", columns.expires <= time.time()),
     )
     rows = connection.execute(unfinished.order_by(columns.started, columns.id))
     return {Claim(row.id, row.epoch): row.owner for row in rows}
@@ -200,6 +215,7 @@ def _entry(row: Any, steps: list[EntryStep]) -> Entry:
         detail=decode(bytes(row.detail)),
         owner=row.owner,
         epoch=row.epoch,
+        expires=row.expires,
         started=row.started,
         finished=row.finished,
     )
@@ -212,6 +228,8 @@ def decide(connection: sa.Connection, entry: Entry, since: int) -> None:
     _insert_transaction(connection, _values(entry))
     if entry.idempotency is not None:
         _claim_key(connection, entry.transaction_id, entry.idempotency)
+    if entry.state == "held":
+        _claim_key(connection, entry.transaction_id, Idempotency(name_key(str(entry.name)), _NAME, _NEVER))
     locks = list(entry.locks())
     _take(connection, entry.transaction_id, locks, since)
     _add_steps(connection, entry.transaction_id, entry.steps)
@@ -247,6 +265,7 @@ def _values(entry: Entry) -> dict[str, Any]:
         "detail": encode(entry.detail),
         "owner": entry.owner,
         "epoch": entry.epoch,
+        "expires": entry.expires,
     }
 
 
@@ -325,16 +344,24 @@ def finish(connection: sa.Connection, claim: Claim, state: State, detail: dict[s
     connection.execute(_FORGET, mine)
     connection.execute(_REMEMBER, {**mine, "number": number})
     connection.execute(_RELEASE, mine)
-    if state != "completed":
-        connection.execute(_GIVE_BACK, mine)
+    connection.execute(_GIVE_BACK if state != "completed" else _GIVE_NAME_BACK, mine)
     change_state(connection, claim, state, detail, finished=time.time(), sequence=number)
 
 
-def take_over(connection: sa.Connection, claim: Claim, owner: str) -> Claim | None:
-    claimed = schema.transactions.update().where(
-        *_is(claim), schema.transactions.c.state.not_in(sorted(FINAL))
-    )
-    taken = connection.execute(claimed.values(owner=owner, epoch=claim.epoch + 1))
+def take_over(
+    connection: sa.Connection,
+    claim: Claim,
+    owner: str,
+    change: tuple[State, dict[str, Any]] | None,
+) -> Claim | None:
+    state = schema.transactions.c.state
+    values: dict[str, Any] = {"owner": owner, "epoch": claim.epoch + 1}
+    if change is not None:
+        row = connection.execute(_ROW, {"mine": claim.transaction_id}).first()
+        detail = {} if row is None else decode(bytes(row.detail))
+        values |= {"state": change[0], "detail": encode({**detail, **change[1]})}
+    open_now = state.not_in(sorted(FINAL)) if change is None else state == "held"
+    taken = connection.execute(schema.transactions.update().where(*_is(claim), open_now).values(values))
     return Claim(claim.transaction_id, claim.epoch + 1) if taken.rowcount == 1 else None
 
 

@@ -27,6 +27,7 @@ import anyio.to_thread
 
 from warehouse.client import AsyncWarehouse
 from warehouse.errors import WarehouseError
+from warehouse.results import TransactionResult
 from warehouse.testing.faults import Faults, inject
 
 # What is called all the time, or before anything has been done, is no boundary between two effects.
@@ -41,12 +42,16 @@ _context.set_forkserver_preload(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A transaction, and what goes wrong in it: call, which time it is made, the error raised in its place."""
+    """A transaction, and what goes wrong in it: call, which time it is made, the error raised in its place.
+
+    `held`: it is held first, to expire after so many seconds, and then committed.
+    """
 
     config: Mapping[str, Any]
     operations: tuple[Mapping[str, Any], ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     failing: tuple[tuple[str, int, WarehouseError], ...] = ()
+    held: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +141,21 @@ async def _transact(scenario: Scenario, kill_at: Point | None) -> Ended:
         faults.fail(call, error, nth=nth)
     async with warehouse:
         try:
-            result = await warehouse.transaction(list(scenario.operations), **scenario.options)
+            result = await _result(warehouse, scenario)
         except WarehouseError as error:
             return Ended(calls=tuple(faults.calls), outcome=type(error).__name__)
         return Ended(calls=tuple(faults.calls), outcome=result.status)
+
+
+async def _result(warehouse: AsyncWarehouse, scenario: Scenario) -> TransactionResult:
+    if scenario.held is None:
+        return await warehouse.transaction(list(scenario.operations), **scenario.options)
+    async with warehouse.begin("held", hold=True, expires_in=scenario.held) as tx:
+        for operation in scenario.operations:
+            content = dict(operation)
+            execute, source = getattr(tx, content.pop("operation")), content.pop("from")
+            await execute(None, source["tag"], source["entity"], **content)
+    return await warehouse.commit("held")
 
 
 async def _recover(scenario: Scenario, kill_at: Point | None) -> Ended:

@@ -336,8 +336,16 @@ class FaultyJournal:
     async def finish(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
         await self._through("finish", lambda: self.inner.finish(claim, state, detail))
 
-    async def take_over(self, claim: Claim, owner: str) -> Claim | None:
-        return await self._through("take_over", lambda: self.inner.take_over(claim, owner))
+    async def take_over(
+        self, claim: Claim, owner: str, change: tuple[State, dict[str, Any]] | None = None
+    ) -> Claim | None:
+        return await self._through("take_over", lambda: self.inner.take_over(claim, owner, change))
+
+    async def held(self, name: str) -> str | None:
+        return await self._through("held", lambda: self.inner.held(name))
+
+    async def latest(self, name: str) -> Entry | None:
+        return await self._through("latest", lambda: self.inner.latest(name))
 
     async def keyed(self, key: str) -> Keyed | None:
         return await self._through("keyed", lambda: self.inner.keyed(key))

@@ -17,7 +17,7 @@ from warehouse_adapters.qdrant import filters, points, vectors
 from warehouse_adapters.qdrant.errors import store_errors
 from warehouse_adapters.qdrant.points import CollectionInfo
 
-_PAGE: Final = 256
+_PAGE: Final = 1_000
 _NEAR_LIMIT: Final = 10
 
 
