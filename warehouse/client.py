@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack
 
 import anyio
 
+from warehouse.actions import Actions
 from warehouse.config import load, read
 from warehouse.engine.engine import Engine, parse_source
 from warehouse.engine.explain import describe
@@ -41,6 +42,7 @@ from warehouse.results import (
     TransactionResult,
 )
 
+F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 Operations: TypeAlias = Sequence[Mapping[str, Any] | Operation]
 AnySource: TypeAlias = Source | Mapping[str, Any]
@@ -68,10 +70,12 @@ class AsyncWarehouse:
         self._defaults = config.transactions
         self._journal = open_journal(config.journal)
         self._registry = Registry(config.adapters, self._journal.identity)
-        self._engine = Engine(self._registry, Lease(self._journal, config.journal.lease))
+        self._actions = Actions()
+        self._engine = Engine(self._registry, Lease(self._journal, config.journal.lease), self._actions)
         self._recovery = Recovery(
             self._registry,
             self._engine.lease,
+            self._actions,
             grace=config.transactions.grace,
             lock_timeout=config.transactions.lock_timeout,
         )
@@ -137,6 +141,24 @@ class AsyncWarehouse:
         await self.close()
 
     # Transactions
+
+    def action(self, name: str, *, compensate: Callable[..., Any] | None = None) -> Callable[[F], F]:
+        """Register a function that transactions may call: `@warehouse.action("charge_card", compensate=refund)`.
+
+        It is called with the step's `args` by name; what it returns is the step's output. `compensate` is called
+        with the same arguments and `output`, where the transaction does not take effect; `output` is None where
+        nobody knows whether the function had an effect (a TimeoutError, a crash). It may be called again, and must
+        be idempotent; without one, a call that cannot be taken back is residue. An exception of the function says
+        that it had no effect. Either may be a coroutine function; any other runs in a thread.
+
+        Every process that recovers such transactions must have registered their actions.
+        """
+
+        def register(function: F) -> F:
+            self._actions.register(name, function, compensate)
+            return function
+
+        return register
 
     async def transaction(
         self, operations: Operations, **options: Unpack[TransactionOptions]

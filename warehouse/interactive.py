@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from warehouse.engine.calls import execute
 from warehouse.engine.choose import check_step, choose
 from warehouse.engine.engine import Engine
 from warehouse.engine.hold import hold, name_taken
@@ -18,10 +19,10 @@ from warehouse.engine.options import Options
 from warehouse.engine.outcome import result
 from warehouse.engine.plan import check, draft
 from warehouse.engine.retry import is_contention
-from warehouse.engine.run import Run, StepState
+from warehouse.engine.run import Run, StepState, returned
 from warehouse.engine.saga import Saga
 from warehouse.engine.stage import leaves_unit_whole
-from warehouse.engine.staged import blame, conclude, rollback
+from warehouse.engine.staged import conclude, give_up, rollback
 from warehouse.engine.supervise import supervise
 from warehouse.errors import (
     AlreadyFinished,
@@ -153,24 +154,26 @@ class AsyncTransaction:
         if self._saga is not None:
             await self._saga.complete()
             return
+        failure: StepFailed | TransactionConflict | None
         try:
             failure = await (hold if self._options.hold else conclude)(self._run)
         except KeyTaken as taken:
-            self._run.end("compensated", _left(taken))
+            failure = _left(taken)
         except (StepFailed, TransactionConflict) as refused:
-            blame(self._run, refused)
+            failure = refused
+        if failure is not None:
+            await rollback(self._run)
+            await give_up(self._run, failure)
         else:
-            if failure is not None:
-                blame(self._run, failure)
-            else:
-                self._held = self._options.hold
+            self._held = self._options.hold and self._run.status is None
 
     async def _abandon(self, failure: StepFailed) -> None:
         if self._unknown is None and self._run.status is None:
             if self._saga is not None:
                 await self._saga.abandon(failure)
             else:
-                self._run.end("compensated", failure)
+                await rollback(self._run)
+                await give_up(self._run, failure)
 
     async def _expire(self) -> None:
         await asyncio.sleep(self._run.remaining)
@@ -178,8 +181,7 @@ class AsyncTransaction:
             self._expired = True
             self._note(self._too_late())
             await rollback(self._run)
-            if self._saga is not None and self._run.status is None:
-                await self._saga.abandon(self._failure or _left(self._too_late()))
+            await self._abandon(self._failure or _left(self._too_late()))
 
     def _too_late(self) -> TransactionExpired:
         text = f"the transaction's timeout of {self._options.timeout} s ran out"
@@ -234,6 +236,14 @@ class AsyncTransaction:
         """Delete what matches; the records as they were."""
         return await self._step("delete", type, tag, entity, {"where": where, **options})
 
+    async def call(self, action: str, args: Mapping[str, Any] | None = None, **options: Any) -> Rows:
+        """Call a registered action; what it put out. Its compensation is called where the block does not commit."""
+        if self._options.hold:
+            raise InvalidOperation(
+                "what is held makes no calls", field="operation", hint="call before commit(name), or after"
+            )
+        return await self._run_step({"operation": "call", "action": action, "args": args or {}, **options})
+
     async def find(
         self,
         type: AdapterType | None,  # noqa: A002
@@ -277,23 +287,27 @@ class AsyncTransaction:
     async def _step(
         self, kind: str, type_: AdapterType | None, tag: str, entity: str | None, content: Mapping[str, Any]
     ) -> Rows:
-        async def execute() -> Rows:
+        rest = {key: item for key, item in content.items() if key != "relationship" and item is not None}
+        source = _source(type_, tag, entity, content.get("relationship"))
+        return await self._run_step({**rest, "operation": kind, "from": source})
+
+    async def _run_step(self, content: Mapping[str, Any]) -> Rows:
+        async def execute_it() -> Rows:
             names = [state.step.name for state in self._run.states.values()]
             name = str(content.get("name") or f"step_{len(names)}")
-            rest = {key: item for key, item in content.items() if key != "relationship" and item is not None}
-            source = _source(type_, tag, entity, content.get("relationship"))
-            operation = parse({**rest, "operation": kind, "from": source}, name)
+            operation = parse(content, name)
             if name in names:
                 raise InvalidOperation("two steps have this name", step=name, hint="names must differ")
-            registry = self._engine.registry
-            step = await check(draft(operation, len(names), [*names, name], registry), registry)
+            registry, actions = self._engine.registry, self._engine.actions
+            drafted = draft(operation, len(names), [*names, name], registry, actions)
+            step = await check(drafted, registry)
             check_step(step, self._run.pattern, alone=False)
             state = self._run.add(step)
             await self._execute(state)
-            records = [project(record, step.operation.returning) for record in state.rows()]
+            records = [project(record, returned(step)) for record in state.rows()]
             return Rows(records, state.done.affected if state.done else 0)
 
-        return await self._call(execute)
+        return await self._call(execute_it)
 
     async def _execute(self, state: StepState) -> None:
         """Run a step; one that may fail, and does without harm to its unit, has no rows."""
@@ -303,7 +317,7 @@ class AsyncTransaction:
                 raise failure
             return
         try:
-            await self._run.execute(state.step)
+            await execute(self._run, state.step)
         except StepFailed as failure:
             if not (state.step.operation.allow_fail and leaves_unit_whole(failure)):
                 raise

@@ -139,7 +139,7 @@ class Delete(_Filtered):
 
 
 class Call(_Step):
-    """Run a registered action; the engine refuses it for now."""
+    """Call a registered action with `args`, by name; its compensation takes it back."""
 
     operation: Literal["call"] = "call"
     action: str = Field(min_length=1)

@@ -237,11 +237,13 @@ class ChangeInfo(_Model):
 
 
 class StepInfo(_Model):
-    """A step of a transaction in the journal, and what it changed."""
+    """A step of a transaction in the journal, and what it changed; or the `action` that it called, and its output."""
 
     name: str
     tag: str
     changes: list[ChangeInfo] = Field(default_factory=list)
+    action: str | None = None
+    output: Annotated[list[dict[str, Any]] | None, PlainSerializer(plain, when_used="json")] = None
 
 
 class TransactionInfo(_Model):

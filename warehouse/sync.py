@@ -16,7 +16,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 from anyio import CancelScope
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from warehouse.client import AnySource, AsyncWarehouse, Operations
+from warehouse.client import AnySource, AsyncWarehouse, F, Operations
 from warehouse.config import read
 from warehouse.engine.options import BeginOptions, TransactionOptions
 from warehouse.errors import InvalidOperation
@@ -66,7 +66,9 @@ class Warehouse:
     def _call(self, work: Callable[[AsyncWarehouse], Awaitable[T]]) -> T:
         if self._bridge.is_inherited:
             _inherited.append((self._inner, self._bridge))
-            self._inner, self._bridge = self._make(), Bridge()
+            before, self._inner = self._inner, self._make()
+            self._bridge = Bridge()
+            self._inner._actions.adopt(before._actions)  # noqa: SLF001 - its own face
         inner = self._inner
         return self._bridge.run(lambda: work(inner))
 
@@ -105,6 +107,10 @@ class Warehouse:
             return inner.begin(name, **options)
 
         return Transaction(self._call(begin), self._bridge)
+
+    def action(self, name: str, *, compensate: Callable[..., Any] | None = None) -> Callable[[F], F]:
+        """Register a function that transactions may call; see `AsyncWarehouse.action`."""
+        return self._inner.action(name, compensate=compensate)
 
     def commit(self, name: str) -> TransactionResult:
         """Make a held transaction take effect; see `AsyncWarehouse.commit`."""
@@ -220,6 +226,10 @@ class Transaction:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._call(lambda: self._inner.__aexit__(kind, error, trace))
+
+    def call(self, action: str, args: Mapping[str, Any] | None = None, **options: Any) -> Rows:
+        """Call a registered action; what it put out."""
+        return self._call(lambda: self._inner.call(action, args, **options))
 
     def insert(
         self,

@@ -17,6 +17,7 @@ from integration.memory_world import (
 )
 from warehouse import (
     ConstraintViolated,
+    InvalidOperation,
     JournalUnavailable,
     OutcomeUnknown,
     StepFailed,
@@ -647,3 +648,56 @@ async def test_several_changes_of_one_record_in_one_step_are_undone_as_one(tag):
         )
         assert result.status == "compensated", result.residue
         assert world.rows(tag) == {1: {"n": 5}}
+
+
+# What a failure undoes
+
+
+MODES = [
+    ("all", "compensated", [], "uuuf"),
+    ("critical_only", "failed", ["step_0", "step_2"], "cucf"),
+    ("none", "failed", ["step_0", "step_1", "step_2"], "cccf"),
+]
+
+
+def of_modes():
+    return [
+        insert("a", {"id": 1}),
+        insert("b", {"id": 1}, critical=True),
+        insert("p", {"id": 1}),
+        insert("q", {"id": 2}),
+    ]
+
+
+@pytest.mark.parametrize(("rollback", "status", "stays", "steps"), MODES)
+async def test_what_a_failure_undoes_is_for_the_caller_to_say(rollback, status, stays, steps):
+    async with World() as world:
+        await world.fill("q", {"id": 2})
+        result = await world.run(*of_modes(), pattern="saga", rollback=rollback)
+        assert (result.status, statuses(result)) == (status, steps)
+        assert {(left.step, left.reason) for left in result.residue} == {(step, "kept") for step in stays}
+        there = [step for step, tag in (("step_0", "a"), ("step_1", "b"), ("step_2", "p")) if world.rows(tag)]
+        assert there == stays
+        assert await world.leftovers() == []
+
+
+@pytest.mark.parametrize(("rollback", "status", "stays", "steps"), MODES)
+async def test_recovery_undoes_what_the_caller_said(rollback, status, stays, steps):
+    """It dies at the commit of the third step: that may be there, or not."""
+    async with World() as world:
+        world.faults.fail("p.write", StoreOutcomeUnknown("no reply"), times=None)
+        world.faults.fail("p.read", StoreUnavailable("away"), times=None)
+        with pytest.raises(OutcomeUnknown):
+            await world.run(*of_modes(), pattern="saga", rollback=rollback)
+        world.faults._plans.clear()
+        (found,) = await world.warehouse.recover()
+        made = [step for step in stays if step != "step_2"]
+        assert found.status == ("failed" if made else "compensated")
+        assert {left.step for left in found.residue} == set(made)
+        assert await world.leftovers() == []
+
+
+async def test_only_a_saga_keeps_what_it_did():
+    async with World() as world:
+        with pytest.raises(InvalidOperation, match="only a saga can keep"):
+            await world.run(insert("a", {"id": 1}), insert("p", {"id": 1}), rollback="none")

@@ -219,19 +219,19 @@ async def test_many_locks(journal):
 async def test_steps_are_added_and_replaced(journal):
     saga = entry(step(1), state="running", tokens={"a": "1"})
     await journal.decide(saga, 0)
-    await journal.append(saga.claim, step(2, index=1), 0, {"b": "2"})
-    await journal.append(saga.claim, step(1, 3, index=1), 0, {})
+    await journal.append(saga.claim, [step(2, index=1)], 0, {"b": "2"})
+    await journal.append(saga.claim, [step(1, 3, index=1)], 0, {})
     (now,) = await journal.entries()
     assert now.steps == (step(1), step(1, 3, index=1))
     assert now.tokens == {"a": "1", "b": "2"}
     other = entry(step(9), state="running")
     await journal.decide(other, 0)
     with pytest.raises(RecordLocked):
-        await journal.append(other.claim, step(3, index=1), 0, {})
+        await journal.append(other.claim, [step(3, index=1)], 0, {})
     await journal.finish(saga.claim, "completed", {})
     with pytest.raises(RecordLocked):
-        await journal.append(other.claim, step(3, index=1), 0, {})
-    await journal.append(other.claim, step(3, index=1), await journal.sequence(), {})
+        await journal.append(other.claim, [step(3, index=1)], 0, {})
+    await journal.append(other.claim, [step(3, index=1)], await journal.sequence(), {})
     for n in range(1, 4):
         assert (await journal.locked([lock("store", THINGS, {"id": n})]) is not None) is (n == 3)
 
@@ -242,7 +242,7 @@ async def test_what_ended_or_never_was_takes_no_more_writes(journal):
     await journal.finish(one.claim, "completed", {})
     for claim in (one.claim, Claim("nobody")):
         for write in (
-            journal.append(claim, step(2, index=1), 9, {}),
+            journal.append(claim, [step(2, index=1)], 9, {}),
             journal.change_state(claim, "compensating", {}),
             journal.finish(claim, "compensated", {}),
         ):
@@ -265,7 +265,7 @@ async def test_who_was_superseded_writes_nothing_more(journal):
     assert await journal.is_mine(taken)
     assert await journal.claims() == {taken: "second"}
     for write in (
-        journal.append(one.claim, step(2, index=1), 9, {}),
+        journal.append(one.claim, [step(2, index=1)], 9, {}),
         journal.change_state(one.claim, "compensating", {}),
         journal.finish(one.claim, "completed", {}),
     ):
@@ -274,7 +274,7 @@ async def test_who_was_superseded_writes_nothing_more(journal):
     found = await journal.entry(one.transaction_id)
     assert (found.owner, found.epoch, found.state, len(found.steps)) == ("second", 2, "running", 1)
     assert await journal.locked(one.locks()) is not None
-    await journal.append(taken, step(2, index=1), 9, {})
+    await journal.append(taken, [step(2, index=1)], 9, {})
     await journal.change_state(taken, "compensating", {})
     await journal.finish(taken, "compensated", {})
     assert await journal.take_over(taken, "third") is None

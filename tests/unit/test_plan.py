@@ -60,7 +60,10 @@ OPTIONS = [
     ({"pattern": "sagas"}, "pattern: pattern is 'sagas' - did you mean 'saga'?"),
     ({"availability": "low"}, "availability: availability is 'low' - known are high"),
     ({"concurrency": 4}, "concurrency: concurrency is 4 - known are parallel, sequential"),
-    ({"rollback": "none"}, "rollback: rollback other than 'all' is not supported yet"),
+    (
+        {"rollback": "none"},
+        "rollback: only a saga can keep what it did where a step fails - say pattern='saga'",
+    ),
     ({"idempotency_key": ""}, "idempotency_key: idempotency_key is text of at most 255 characters, not ''"),
     ({"idempotency_ttl": 0}, "idempotency_ttl: idempotency_ttl is a positive number of seconds, not 0"),
     ({"name": 3}, "name: name is printable text, not 3"),

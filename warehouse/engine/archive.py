@@ -158,6 +158,14 @@ class Archive:
 
     async def _reverse(self, entry: Entry, on_conflict: OnConflict, options: Options) -> TransactionResult:
         """Undo what an ended transaction made, as a transaction of its own."""
+        calls = [step for step in entry.steps if step.called is not None and step.called.counts]
+        if calls:
+            raise InvalidOperation(
+                f"transaction {entry.transaction_id} made a call, which undo does not take back",
+                step=calls[0].name,
+                hint="take back what it did by a transaction of your own"
+                + (", then resolve(id, 'accept')" if entry.state == "failed" else ""),
+            )
         made = [(step, changes) for step, changes in entry.made() if changes]
         if not entry.steps and entry.detail.get("steps"):
             raise UnknownTransaction(
@@ -216,7 +224,13 @@ def _info(entry: Entry) -> TransactionInfo:
         started=_time(entry.started),
         finished=None if entry.finished is None else _time(entry.finished),
         steps=[
-            StepInfo(name=step.name, tag=step.tag, changes=[_change(change) for change in step.changes])
+            StepInfo(
+                name=step.name,
+                tag=step.tag,
+                changes=[_change(change) for change in step.changes],
+                action=None if step.called is None else step.called.action,
+                output=None if step.called is None else list(step.called.output or ()),
+            )
             for step in entry.steps
         ],
         residue=entry.detail.get("residue", ()),

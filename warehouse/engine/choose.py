@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from warehouse.engine.options import Options
-from warehouse.engine.plan import Step
+from warehouse.engine.plan import AnyStep, CallStep
 from warehouse.errors import InvalidOperation
 from warehouse.registry import Participant
 from warehouse.results import Pattern
 
 
-def choose(options: Options, participants: Collection[Participant]) -> tuple[Pattern, str]:
-    """The pattern for these participants, and why. InvalidOperation where what was asked for cannot be."""
+def choose(
+    options: Options, participants: Collection[Participant], *, calls: bool = False
+) -> tuple[Pattern, str]:
+    """The pattern for these participants (and `calls`), and why.
+
+    InvalidOperation where what was asked for cannot be.
+    """
     if options.pattern == "two_phase_commit":
         _check_prepares(participants, "pattern")
     if options.pattern != "auto":
         return options.pattern, "the caller asked for it"
+    if calls:
+        return "staged", "a call: the full protocol"
     if is_alone(participants):
         return "staged", "one participant with transactions: its own transaction is enough"
     if options.consistency == "immediate":
@@ -39,6 +46,16 @@ def is_alone(participants: Collection[Participant]) -> bool:
     return all(item.identity == first.identity for item in participants)
 
 
+def acts_alone(steps: Iterable[AnyStep]) -> bool:
+    """Whether these steps need no protocol: see `is_alone`."""
+    participants = []
+    for step in steps:
+        if isinstance(step, CallStep):
+            return False
+        participants.append(step.participant)
+    return is_alone(participants)
+
+
 def _that_cannot_prepare(participants: Collection[Participant]) -> dict[str, str]:
     """The tags, each with its store, that cannot take part in two-phase commit."""
     return {
@@ -59,11 +76,13 @@ def _check_prepares(participants: Collection[Participant], field: str) -> None:
         )
 
 
-def check_step(step: Step, pattern: Pattern, *, alone: bool) -> None:
+def check_step(step: AnyStep, pattern: Pattern, *, alone: bool) -> None:
     """Refuse a step that cannot be run, or not be undone, in this pattern.
 
     `alone`: its store has transactions and is the only participant, so nothing will ever have to be undone.
     """
+    if isinstance(step, CallStep):
+        return
     capabilities = step.participant.adapter.capabilities
     problem: tuple[str, str, str] | None = None
     if not step.info.key and not (alone and pattern == "staged"):

@@ -93,7 +93,7 @@ async def _read_back(run: Run, lost: OpenUnit) -> bool | None:
         for state, change, first in spans.values():
             if same_image(first, change.after, change.written, ulps=ulps):
                 continue
-            info = await state.step.describe(change.entity)
+            info = await state.origin.describe(change.entity)
             current = (await fresh.unit.read(info, [change.key]))[0]
             if same_image(current, change.after, change.written, ulps=ulps):
                 verdicts.add(True)
@@ -188,7 +188,7 @@ async def _read(opened: OpenUnit, state: StepState, changes: Sequence[Change]) -
     for entity, some in groupby(changes, key=lambda change: change.entity):
         mine = list(some)
         keys = [change.key for change in mine]
-        images = await opened.unit.read(await state.step.describe(entity), keys)
+        images = await opened.unit.read(await state.origin.describe(entity), keys)
         out.update(zip(map(id, mine), images, strict=True))
     return [out[id(change)] for change in changes]
 

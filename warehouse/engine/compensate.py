@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import count
+from typing import Any, Protocol
 
 import anyio
 
+from warehouse.actions import Action, Called, invoke
 from warehouse.adapter import EntityInfo, Unit, UnitSettings, WriteStatus, Written, first_failed
 from warehouse.engine.retry import back_off
 from warehouse.errors import (
@@ -20,7 +22,7 @@ from warehouse.errors import (
 )
 from warehouse.journal.base import Superseded
 from warehouse.planning import freeze
-from warehouse.records import ABSENT, Absent, Change, Entity, Image
+from warehouse.records import ABSENT, Absent, Change, Entity, Image, Record
 from warehouse.registry import Participant
 from warehouse.results import Reason, Residue
 from warehouse.undo import Clash, Merge, combine, inverse, merge
@@ -66,6 +68,15 @@ class Done:
     known: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class CallMade:
+    """The call that a step made, or may have made, and the action that takes it back."""
+
+    step: str
+    action: Action
+    called: Called
+
+
 @dataclass(slots=True, eq=False)
 class Piece:
     """One change on its way to being undone (or redone).
@@ -104,13 +115,16 @@ class _Round:
         return [piece for piece in pieces if all(owner is not piece for owner, _ in self.writes)]
 
 
-async def undo(terms: Terms, steps: Sequence[Done]) -> list[Residue]:
+async def undo(terms: Terms, steps: Sequence[Done | CallMade]) -> list[Residue]:
     """Undo these steps, in this order; what could not be undone, record by record.
 
     Raises only what `terms.keep` does, Superseded or OutcomeUnknown.
     """
     residue: list[Residue] = []
     for done in steps:
+        if isinstance(done, CallMade):
+            residue += await _take_back(terms, done)
+            continue
         changes = combine(done.changes, place)
         pieces = [Piece(done.origin, change, done.known) for change in reversed(changes)]
         if not pieces:
@@ -126,6 +140,47 @@ async def undo(terms: Terms, steps: Sequence[Done]) -> list[Residue]:
                 if not piece.settled
             ]
     return residue
+
+
+async def _take_back(terms: Terms, made: CallMade) -> list[Residue]:
+    """Call the compensation of an action, again and again for `grace` seconds; what is left where it fails."""
+    if made.action.compensate is None:
+        return [_call_left(made, "call", "the action has no compensation")]
+    output = None if made.called.output is None else _as_returned(made.called.output)
+    give_up = time.monotonic() + terms.grace
+    for attempt in count(1):
+        await terms.keep()
+        try:
+            with anyio.fail_after(terms.grace):
+                await invoke(made.action.compensate, {**made.called.args, "output": output})
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other steps are to be undone
+            if time.monotonic() >= give_up:
+                return [_call_left(made, "call", f"its compensation failed: {type(error).__name__}: {error}")]
+        else:
+            return []
+        await anyio.sleep(back_off(attempt))
+    return []
+
+
+def _as_returned(output: tuple[Record, ...]) -> Any:
+    """The output as the function returned it: see `records_of`."""
+    if not output:
+        return None
+    if len(output) > 1:
+        return list(output)
+    return output[0]["value"] if output[0].keys() == {"value"} else output[0]
+
+
+def _call_left(made: CallMade, reason: Reason, detail: str) -> Residue:
+    return Residue(
+        step=made.step,
+        tag="",
+        entity=made.action.name,
+        key=made.called.args,
+        expected=list(made.called.output or ()),
+        reason=reason,
+        detail=detail,
+    )
 
 
 def _reason(error: Exception) -> Reason:
@@ -346,10 +401,14 @@ def _shown(value: object) -> object:
     return None if isinstance(value, Absent) or value is ABSENT else value
 
 
-def kept(steps: Iterable[Done]) -> list[Residue]:
-    """The residue of steps whose commits are kept on purpose."""
-    return [
-        _residue(Piece(done.origin, change, known=True), Clash(None, change.after, change.after), "kept", "")
-        for done in steps
-        for change in done.changes
-    ]
+def kept(steps: Iterable[Done | CallMade]) -> list[Residue]:
+    """The residue of steps whose commits, or calls, are kept on purpose."""
+    residue = []
+    for done in steps:
+        if isinstance(done, CallMade):
+            residue.append(_call_left(done, "kept", ""))
+            continue
+        for change in done.changes:
+            piece, clash = Piece(done.origin, change, known=True), Clash(None, change.after, change.after)
+            residue.append(_residue(piece, clash, "kept", ""))
+    return residue

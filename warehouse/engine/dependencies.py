@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from warehouse.engine.checks import knows
 from warehouse.engine.references import Reference, reference, references
 from warehouse.errors import InvalidOperation, UnknownField, WarehouseError, did_you_mean
-from warehouse.operations import Delete, Insert, StoreOperation, Update, Upsert
+from warehouse.operations import Call, Delete, Insert, Operation, Update, Upsert
 
 if TYPE_CHECKING:
-    from warehouse.engine.plan import Draft, Step
+    from warehouse.engine.plan import AnyStep, CallStep, Draft
 
-D = TypeVar("D", bound="Draft")
+D = TypeVar("D", bound="Draft | CallStep")
 
 
-def content(operation: StoreOperation) -> list[Any]:
+def content(operation: Operation) -> list[Any]:
     """The parts of an operation that may hold references."""
+    if isinstance(operation, Call):
+        return [operation.args]
     if isinstance(operation, Delete):
         return [operation.where]
     return [operation.data, operation.where] if isinstance(operation, Update) else [operation.data]
@@ -28,7 +30,7 @@ _NOTHING: Final[frozenset[int]] = frozenset()
 
 
 def depends_on(
-    operation: StoreOperation, found: Sequence[str], index: int, names: Sequence[str]
+    operation: Operation, found: Sequence[str], index: int, names: Sequence[str]
 ) -> frozenset[int]:
     """The indexes of the steps that `after` and the references that were found name."""
     if not found and not operation.after:
@@ -60,7 +62,7 @@ def _misdirected(text: str, name: str, index: int, names: Sequence[str]) -> Inva
     return InvalidOperation(f"the reference {text!r} names a step that {problem}", hint=hint)
 
 
-def check_references(steps: Sequence[Step]) -> None:
+def check_references(steps: Sequence[AnyStep]) -> None:
     """Refuse a reference to what the step that it names cannot put out."""
     by_name = {step.name: step for step in steps}
     for step in steps:
@@ -73,8 +75,10 @@ def check_references(steps: Sequence[Step]) -> None:
                     raise
 
 
-def _check_reference(found: Reference, target: Step) -> None:
-    operation = target.operation
+def _check_reference(found: Reference, target: AnyStep) -> None:
+    info, operation = getattr(target, "info", None), target.operation
+    if info is None or isinstance(operation, Call):
+        return  # what a call puts out is known once it was made
     if isinstance(operation, Insert | Upsert):
         found.check_count(len(operation.records))
     returning = operation.returning
@@ -83,10 +87,10 @@ def _check_reference(found: Reference, target: Step) -> None:
             f"the reference {found.text!r} names a field that `returning` of {target.name} leaves out",
             hint="name it there",
         )
-    if not knows(target.info, [found.path]):
+    if not knows(info, [found.path]):
         raise UnknownField(
-            f"the reference {found.text!r} names a field that {target.info.entity.name!r} does not have",
-            hint=did_you_mean(found.path, target.info.fields or ()),
+            f"the reference {found.text!r} names a field that {info.entity.name!r} does not have",
+            hint=did_you_mean(found.path, info.fields or ()),
         )
 
 

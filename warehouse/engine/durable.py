@@ -15,15 +15,19 @@ from warehouse.engine.compensate import undo
 from warehouse.engine.retry import back_off
 from warehouse.engine.run import Run, StepState, unknown
 from warehouse.errors import JournalUnavailable, StepFailed
-from warehouse.journal.base import FINAL, Entry, Journal, ReplyLost, Superseded
+from warehouse.journal.base import FINAL, Entry, EntryStep, Journal, ReplyLost, Superseded
 from warehouse.results import Residue, State
 
 
 async def record(run: Run, entry: Entry) -> None:
     """The durable write after which the transaction goes forward, or (a saga) its first commit may follow.
 
-    Raises RecordLocked, JournalUnavailable (nothing will be changed) or OutcomeUnknown.
+    What has made calls is in the journal already, and goes on there. Raises RecordLocked, JournalUnavailable
+    (nothing will be changed) or OutcomeUnknown; and Superseded, of what was there.
     """
+    if run.journaled:
+        await append(run, entry.steps, entry.tokens, (entry.state, entry.detail))
+        return
     run.lease.active.add(run.id)
     try:
         await run.journal.decide(entry, run.since)
@@ -34,20 +38,62 @@ async def record(run: Run, entry: Entry) -> None:
             raise unknown(run, error.message) from error
         if not recorded:
             raise JournalUnavailable(error.message) from error
+    run.journaled = True
 
 
-async def compensating(run: Run, states: Sequence[StepState], *, kept: bool = False) -> None:
+async def append(
+    run: Run,
+    steps: Sequence[EntryStep],
+    tokens: dict[str, str],
+    change: tuple[State, dict[str, Any]] | None = None,
+) -> None:
+    """Journal steps of a transaction that is journaled, in place of what was journaled of them before.
+
+    Raises RecordLocked, Superseded or OutcomeUnknown.
+    """
+    try:
+        try:
+            await run.journal.append(run.claim, steps, run.since, tokens, change)
+        except ReplyLost:
+            await run.journal.append(run.claim, steps, run.since, tokens, change)
+    except (ReplyLost, JournalUnavailable) as error:
+        raise unknown(run, error.message) from error
+
+
+async def journal_step(run: Run, state: StepState) -> None:
+    """Journal what one step called. Raises as `record`, and StepFailed for what cannot be journaled."""
+    if run.journaled:
+        await append(run, [run.entry_step(state)], {})
+    else:
+        await record(run, run.entry("running", []))
+
+
+async def take_back(run: Run) -> None:
+    """Take back the calls of a transaction that is not decided, and end it in the journal.
+
+    Raises OutcomeUnknown and Superseded.
+    """
+    if not run.journaled:
+        return
+    made = [state for state in run.states.values() if state.calls]
+    await compensating(run, made)
+    run.residue += await undo(run.terms(), run.last_first(made))
+    await finish(run, "failed" if run.residue else "compensated")
+
+
+async def compensating(run: Run, states: Sequence[StepState], kept: Sequence[StepState] = ()) -> None:
     """Journal that the run goes backward, and how many changes of each step may have been made.
 
-    `kept`: they are not to be undone. Raises OutcomeUnknown where that fails.
+    `kept` are those of them that are not to be undone. Raises OutcomeUnknown where that fails.
     """
     places = run.places()
     made: dict[str, int] = {}
     for state in states:
         place = str(places[state.step.index])
-        made[place] = made.get(place, 0) + len(state.made().changes)
+        made[place] = made.get(place, 0) + len(state.changes)
     try:
-        await run.journal.change_state(run.claim, "compensating", {"made": made, "kept": kept})
+        stays = [places[state.step.index] for state in kept]
+        await run.journal.change_state(run.claim, "compensating", {"made": made, "kept": stays})
     except (JournalUnavailable, ReplyLost) as error:
         raise unknown(run, error.message) from error
 
@@ -57,7 +103,7 @@ async def finish(run: Run, state: State) -> None:
     detail: dict[str, Any] = {}
     if run.residue:
         detail["residue"] = [item.model_dump(mode="json") for item in run.residue]
-    if run.pattern == "saga":
+    if run.pattern == "saga" or run.calls():
         detail["steps"] = run.summary()
     try:
         await run.journal.finish(run.claim, state, detail)
@@ -65,6 +111,7 @@ async def finish(run: Run, state: State) -> None:
         entry = await ended(run.journal, run.id, give_up=0) if isinstance(error, ReplyLost) else None
         if entry is None or entry.epoch != run.claim.epoch:
             raise unknown(run, error.message) from error
+    run.journaled = False
 
 
 async def follow(run: Run, taken: Superseded, states: Sequence[StepState]) -> StepFailed | None:
@@ -73,6 +120,7 @@ async def follow(run: Run, taken: Superseded, states: Sequence[StepState]) -> St
     As `_backward`. Raises OutcomeUnknown where that process does not come to an end within `grace`.
     """
     await run.close()
+    run.journaled = False  # it is not ours any more
     entry = await ended(run.journal, run.id, time.monotonic() + run.options.grace)
     if entry is None:
         raise unknown(run, taken.message)
@@ -82,7 +130,7 @@ async def follow(run: Run, taken: Superseded, states: Sequence[StepState]) -> St
     late = [replace(state, known=False) for state in states]
     left = await undo(replace(run.terms(), keep=_not_ours), run.last_first(late))
     run.residue += [Residue.model_validate(item) for item in entry.detail.get("residue", ())] + left
-    state = next(state for state in run.states.values() if state.done is not None)
+    state = next(state for state in run.states.values() if state.done is not None or state.calls)
     failure = run.fail(state, taken, taken)
     if entry.state == "failed" or left:
         run.end("failed", failure)

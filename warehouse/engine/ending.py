@@ -9,8 +9,20 @@ from typing import Any
 
 import anyio
 
+from warehouse.actions import Actions, Called
 from warehouse.adapter import EntityInfo, Outcome, PreparedId, Unit, UnitSettings
-from warehouse.engine.compensate import Done, NothingWritten, Terms, Unreachable, kept, place, redo, undo
+from warehouse.engine.compensate import (
+    CallMade,
+    Done,
+    NothingWritten,
+    Origin,
+    Terms,
+    Unreachable,
+    kept,
+    place,
+    redo,
+    undo,
+)
 from warehouse.errors import InvalidOperation, StoreError, TransientError, WarehouseError
 from warehouse.journal.base import Entry, EntryStep, Journal, Superseded
 from warehouse.records import Absent, Entity, same_image
@@ -66,9 +78,17 @@ class Ending:
     """
 
     def __init__(
-        self, registry: Registry, journal: Journal, entry: Entry, *, grace: float, lock_timeout: float
+        self,
+        registry: Registry,
+        actions: Actions,
+        journal: Journal,
+        entry: Entry,
+        *,
+        grace: float,
+        lock_timeout: float,
     ) -> None:
         self._registry = registry
+        self._actions = actions
         self._journal = journal
         self._entry = entry
         self._steps: list[Journaled] = []
@@ -86,7 +106,7 @@ class Ending:
 
         `settled`: no write of anybody's can be on its way any more.
         """
-        self._steps = [await self._reached(step) for step in self._entry.steps]
+        self._steps = [await self._reached(step) for step in self._entry.steps if step.called is None]
         self._untouched = {step.entry.store for step in self._steps} if settled else set()
         if not settled:
             settle = (step.participant.adapter.capabilities.settle for step in self._steps)
@@ -218,14 +238,31 @@ class Ending:
         for steps in held.values():
             if await self._ask(steps) is None:
                 await self._meet_inserts([step for step in steps if step.entry.index in made])
-        done = self._last_first()
-        if self._entry.detail.get("kept"):
-            return await self._finish("failed", kept(done))
-        residue = await undo(self._terms, done)
+        stays = set(self._entry.detail.get("kept", self._entry.detail.get("keep", ())))
+        residue = kept(
+            [done for index, done in self._last_first() if index in stays and await self._is_there(done)]
+        )
+        residue += await undo(self._terms, [done for index, done in self._last_first() if index not in stays])
         away = [item for item in residue if item.reason == "unreachable"]
         if away:
             raise NotYet(away[0].detail, step=away[0].step, tag=away[0].tag)
         return await self._finish("failed" if residue else "compensated", residue)
+
+    async def _is_there(self, done: Done | CallMade) -> bool:
+        """Whether anything of what is to stay was made: its owner may have died before that."""
+        if isinstance(done, CallMade) or "kept" in self._entry.detail:
+            return True
+        origin, ulps = done.origin, done.origin.participant.adapter.capabilities.float_ulps
+        settings = UnitSettings(
+            transaction_id=self._entry.transaction_id, lock_timeout=self._terms.lock_timeout
+        )
+        with _reaching(origin):
+            async with origin.participant.adapter.unit(settings) as unit:
+                for change in done.changes:
+                    (current,) = await unit.read(await origin.describe(change.entity), [change.key])
+                    if same_image(current, change.after, change.written, ulps=ulps):
+                        return True
+        return False
 
     def _made(self) -> dict[str, int]:
         """How many changes of each step may have been made."""
@@ -237,13 +274,28 @@ class Ending:
             if step.entry.store not in self._untouched
         }
 
-    def _last_first(self) -> list[Done]:
-        """What to undo, in order."""
+    def _last_first(self) -> list[tuple[int, Done | CallMade]]:
+        """What to undo, by place, in order."""
         changes = {step.index: made for step, made in self._entry.made()}
-        steps = sorted(self._steps, key=lambda step: (step.entry.priority, step.entry.index), reverse=True)
-        return [
-            Done(step, changes[step.entry.index], known=False) for step in steps if changes[step.entry.index]
+        out: list[tuple[EntryStep, Done | CallMade]] = [
+            (step.entry, Done(step, changes[step.entry.index], known=False))
+            for step in self._steps
+            if changes[step.entry.index]
         ]
+        out += [
+            (step, self._call(step, step.called))
+            for step in self._entry.steps
+            if step.called is not None and step.called.counts
+        ]
+        out.sort(key=lambda item: (item[0].priority, item[0].index), reverse=True)
+        return [(step.index, done) for step, done in out]
+
+    def _call(self, step: EntryStep, called: Called) -> CallMade:
+        """The call of a step; NotYet where the action is not known here."""
+        name = called.action
+        if not self._actions.knows(name):
+            raise NotYet(f"no action is registered as {name!r} in this process", step=step.name)
+        return CallMade(step.name, self._actions.get(name), called)
 
     async def _meet_inserts(self, steps: Sequence[Journaled]) -> None:
         """Make sure that no insert of a paused owner can still be committed: ours would have to wait for it.
@@ -271,7 +323,7 @@ class Ending:
 
 
 @contextmanager
-def _reaching(step: Journaled) -> Iterator[None]:
+def _reaching(step: Origin) -> Iterator[None]:
     """What goes wrong in a store here says nothing of the transaction: it is looked at again later."""
     try:
         yield

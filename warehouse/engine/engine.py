@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from warehouse.actions import Actions
 from warehouse.adapter import Query
 from warehouse.engine.archive import Archive
-from warehouse.engine.choose import check_step, choose, is_alone
+from warehouse.engine.choose import acts_alone, check_step, choose
 from warehouse.engine.committed import find_committed
 from warehouse.engine.durable import ended
 from warehouse.engine.explain import explain
@@ -21,7 +22,7 @@ from warehouse.engine.keys import Keys, make_idempotency
 from warehouse.engine.lease import Lease
 from warehouse.engine.options import Options
 from warehouse.engine.outcome import recorded, result
-from warehouse.engine.plan import Step, parse_all, plan
+from warehouse.engine.plan import AnyStep, Step, parse_all, plan
 from warehouse.engine.read import plan_query
 from warehouse.engine.retry import Retries
 from warehouse.engine.run import Run
@@ -39,12 +40,13 @@ from warehouse.results import Explanation, StepResult, TransactionResult
 class Engine:
     """Runs transactions over the participants of one registry and one journal."""
 
-    def __init__(self, registry: Registry, lease: Lease) -> None:
+    def __init__(self, registry: Registry, lease: Lease, actions: Actions) -> None:
         self.registry = registry
+        self.actions = actions
         self.lease = lease
         self.running: Tasks = set()
         self.archive = Archive(registry, lease)
-        self.held = Held(registry, lease)
+        self.held = Held(registry, lease, actions)
         self._keys = Keys()
 
     async def wait(self, transaction_id: str, seconds: float | None) -> TransactionResult:
@@ -103,23 +105,29 @@ class Engine:
 
     async def _plan(
         self, operations: Mapping[str, Operation], options: Options, started: float
-    ) -> list[Step]:
+    ) -> list[AnyStep]:
         """The steps; a store that cannot be reached yet is tried again as the policy allows."""
         deadline = started + options.timeout
         retries = Retries(options, deadline, operations)
         while True:
             try:
-                return await plan(operations, self.registry, deadline)
+                return await plan(operations, self.registry, self.actions, deadline)
             except StoreError as error:
                 if not await retries.again(error):
                     raise
 
-    def _run(self, steps: Sequence[Step], options: Options, started: float) -> tuple[Run, str]:
-        participants = [step.participant for step in steps]
-        pattern, reason = choose(options, participants)
+    def _run(self, steps: Sequence[AnyStep], options: Options, started: float) -> tuple[Run, str]:
+        participants = [step.participant for step in steps if isinstance(step, Step)]
+        pattern, reason = choose(options, participants, calls=len(participants) < len(steps))
+        if options.rollback != "all" and pattern != "saga":
+            raise InvalidOperation(
+                "only a saga can keep what it did where a step fails",
+                field="rollback",
+                hint="say pattern='saga'",
+            )
         run = Run(options, self.lease, pattern, started)
         for step in steps:
-            check_step(step, pattern, alone=is_alone(participants))
+            check_step(step, pattern, alone=acts_alone(steps))
             run.add(step)
         return run, reason
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from warehouse.engine.plan import Step
+from warehouse.engine.dependencies import in_order
+from warehouse.engine.plan import AnyStep, CallStep, Step
 from warehouse.engine.run import Run
 from warehouse.engine.stage import stage
 from warehouse.engine.staged import rollback
@@ -13,10 +14,11 @@ from warehouse.registry import Participant
 from warehouse.results import Explanation, ParticipantInfo, PlannedChange
 
 
-async def explain(run: Run, steps: Sequence[Step], reason: str) -> Explanation:
-    """Stage every step, note the changes, roll everything back."""
+async def explain(run: Run, steps: Sequence[AnyStep], reason: str) -> Explanation:
+    """Stage every step, note the changes, roll everything back. Nothing is called, nor staged that needs a call."""
+    planned = _without_calls(steps)
     try:
-        failure = await stage(run, steps)
+        failure = await stage(run, planned) if planned else None
         changes = {
             state.step.name: [_planned(item) for item in state.done.changes] if state.done else []
             for state in run.states.values()
@@ -26,10 +28,24 @@ async def explain(run: Run, steps: Sequence[Step], reason: str) -> Explanation:
     return Explanation(
         pattern=run.pattern,
         reason=reason,
-        participants=[describe(item) for item in {step.tag: step.participant for step in steps}.values()],
+        participants=[
+            describe(item)
+            for item in {step.tag: step.participant for step in steps if isinstance(step, Step)}.values()
+        ],
         changes=changes,
         error=None if failure is None else str(failure),
     )
+
+
+def _without_calls(steps: Sequence[AnyStep]) -> list[Step]:
+    out: list[Step] = []
+    missing = {step.index for step in steps if isinstance(step, CallStep)}
+    for step in in_order(steps, key=lambda step: step.index):
+        if step.depends & missing:
+            missing.add(step.index)
+        elif isinstance(step, Step):
+            out.append(step)
+    return out
 
 
 def describe(participant: Participant) -> ParticipantInfo:

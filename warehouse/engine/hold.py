@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import anyio
 
+from warehouse.actions import Actions
 from warehouse.engine.durable import ended, record
 from warehouse.engine.ending import Ending, NotYet, reach
 from warehouse.engine.lease import Lease
@@ -68,8 +69,9 @@ def name_taken(name: str) -> InvalidOperation:
 class Held:
     """The held transactions of one journal."""
 
-    def __init__(self, registry: Registry, lease: Lease) -> None:
+    def __init__(self, registry: Registry, lease: Lease, actions: Actions) -> None:
         self._registry = registry
+        self._actions = actions
         self._lease = lease
 
     async def commit(self, name: str, options: Options) -> TransactionResult:
@@ -115,6 +117,8 @@ class Held:
     async def _reach(self, entry: Entry) -> None:
         """Raise StoreUnavailable, with nothing changed, where a store cannot be reached now."""
         for step in entry.steps:
+            if step.called is not None:
+                continue
             try:
                 await reach(self._registry, step)
             except NotYet as error:
@@ -147,7 +151,12 @@ class Held:
             if entry is None:
                 raise UnknownTransaction(f"the journal has no transaction {transaction_id!r}")
             ending = Ending(
-                self._registry, journal, entry, grace=options.grace, lock_timeout=options.lock_timeout
+                self._registry,
+                self._actions,
+                journal,
+                entry,
+                grace=options.grace,
+                lock_timeout=options.lock_timeout,
             )
             await ending.run(settled=True)
         except Superseded:

@@ -46,6 +46,8 @@ class TransactionOptions(CommonOptions, total=False):
     * `retry_on_failure`: stage again after transient errors, at most `max_retries` times. (Contention is
       always tried again, until `lock_timeout`.)
     * `compensate_on_timeout=False`: a saga that times out keeps what was committed, as residue `kept`.
+    * `rollback`: what a saga undoes where a step fails: `all`, only the steps that are `critical`, or `none`. What
+      stays is residue `kept`.
     * `concurrency`: whether stores run their steps side by side.
     """
 
@@ -87,6 +89,7 @@ class Options:
     name: str | None = None
     concurrency: Concurrency = "parallel"
     raise_on_failure: bool = True
+    rollback: Literal["all", "critical_only", "none"] = "all"
     hold: bool = False
     expires_in: float = 600
     idempotency_key: str | None = None
@@ -117,16 +120,13 @@ def make_options(
         if name not in known:
             raise InvalidOperation(f"unknown option {name!r}", field=name, hint=did_you_mean(name, known))
         check_option(name, value)
-    chosen = {name: value for name, value in given.items() if value is not None and name not in _NOT_KEPT}
+    chosen = {name: value for name, value in given.items() if value is not None}
     return replace(_default(defaults), **chosen)
 
 
 @cache
 def _default(defaults: TransactionSettings) -> Options:
     return Options(**defaults.model_dump())
-
-
-_NOT_KEPT: Final = {"rollback"}
 
 
 def check_name(name: Any) -> None:
@@ -145,8 +145,6 @@ def check_option(name: str, value: Any) -> None:
     if name in _CHOICES and value not in _CHOICES[name]:
         texts = [str(choice) for choice in _CHOICES[name] if choice is not None]
         raise InvalidOperation(f"{name} is {value!r}", field=name, hint=did_you_mean(str(value), texts))
-    if name == "rollback" and value != "all":
-        raise InvalidOperation("rollback other than 'all' is not supported yet", field=name)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if name in _SECONDS and not (number and value > 0):
         raise InvalidOperation(f"{name} is a positive number of seconds, not {value!r}", field=name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from warehouse.engine.run import Run, StepState
+from warehouse.engine.run import Run, StepState, returned
 from warehouse.journal.base import FINAL, Entry, EntryStep
 from warehouse.records import project
 from warehouse.results import Residue, Status, StepResult, StepStatus, TransactionResult
@@ -56,6 +56,9 @@ def recorded(entry: Entry) -> TransactionResult:
 def _recorded_step(step: EntryStep | None, summary: list[Any], status: Status, left: set[str]) -> StepResult:
     was, affected, attempts, returning = summary
     changes = () if step is None else [change for change in step.changes if not change.dependent]
+    rows = [change.visible for change in changes]
+    if step is not None and step.called is not None:
+        rows = list(step.called.output or ())
     if was in {"failed", "tolerated"}:
         ended: StepStatus = "failed"
     elif was != "executed":
@@ -66,7 +69,7 @@ def _recorded_step(step: EntryStep | None, summary: list[Any], status: Status, l
         ended = "failed" if step is not None and step.name in left else "compensated"
     return StepResult(
         status=ended,
-        data=[project(change.visible, returning) for change in changes],
+        data=[project(row, returning) for row in rows],
         actions=[change.action for change in changes],
         affected_rows=affected,
         attempts=attempts,
@@ -74,11 +77,11 @@ def _recorded_step(step: EntryStep | None, summary: list[Any], status: Status, l
 
 
 def _step_result(run: Run, state: StepState, left: set[str]) -> StepResult:
-    changes = [] if state.done is None else [item for item in state.done.changes if not item.dependent]
-    returning = state.step.operation.returning
+    changes = [item for item in state.changes if not item.dependent]
+    returning = returned(state.step)
     return StepResult(
         status=_step_status(run, state, left),
-        data=[project(change.visible, returning) for change in changes],
+        data=[project(row, returning) for row in state.rows()],
         actions=[change.action for change in changes],
         affected_rows=0 if state.done is None else state.done.affected,
         error=None if state.error is None else str(state.error),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
 
 from warehouse import conditions, conversions, updates
+from warehouse.actions import Action, Actions
 from warehouse.adapter import EntityInfo, Request
 from warehouse.conditions import EVERYTHING, Condition
 from warehouse.engine.checks import (
@@ -86,6 +87,37 @@ class Step(Draft):
         return error.locate(step=self.name, tag=self.tag, entity=self.info.entity.name)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallStep:
+    """A step that calls an action. It has no store; the journal knows what it did, and what takes that back."""
+
+    index: int
+    name: str
+    operation: Call
+    action: Action
+    depends: frozenset[int]
+    refers: bool
+
+    @property
+    def tag(self) -> str:
+        return ""
+
+    @property
+    def store(self) -> str:
+        return ""
+
+    def arguments(self, lookup: Callable[[str], Any]) -> dict[str, Any]:
+        """What the action is called with, with every reference replaced by what `lookup` gives."""
+        return {name: substitute(value, lookup) for name, value in self.operation.args.items()}
+
+    def locate(self, error: WarehouseError) -> WarehouseError:
+        """`error`, told where it happened."""
+        return error.locate(step=self.name)
+
+
+AnyStep: TypeAlias = Step | CallStep
+
+
 def make_request(item: Draft, info: EntityInfo, lookup: Callable[[str], Any]) -> Request:
     """What an adapter executes for `item`, with every reference replaced by what `lookup` gives."""
     operation = item.operation
@@ -141,15 +173,17 @@ def _name(operation: Any, index: int) -> str:
     return name if isinstance(name, str) and name else f"step_{index}"
 
 
-async def plan(operations: Mapping[str, Operation], registry: Registry, deadline: float) -> list[Step]:
+async def plan(
+    operations: Mapping[str, Operation], registry: Registry, actions: Actions, deadline: float
+) -> list[AnyStep]:
     """The steps of `operations`, in order. Raises InvalidOperation (or a subclass) for what cannot be run.
 
     Raises StoreUnavailable where a participant cannot be reached for its description, or not before `deadline`.
     """
     names = list(operations)
-    drafts = [draft(item, index, names, registry) for index, item in enumerate(operations.values())]
+    drafts = [draft(item, index, names, registry, actions) for index, item in enumerate(operations.values())]
     in_order(drafts, key=lambda item: item.index)
-    steps: list[Step] = []
+    steps: list[AnyStep] = []
     with anyio.CancelScope(deadline=deadline):
         for item in drafts:
             steps.append(await check(item, registry))  # noqa: PERF401 - `late` looks at how far this came
@@ -159,13 +193,15 @@ async def plan(operations: Mapping[str, Operation], registry: Registry, deadline
     raise _locate(late, drafts[len(steps)].name, drafts[len(steps)].operation)
 
 
-def draft(operation: Operation, index: int, names: Sequence[str], registry: Registry) -> Draft:
+def draft(
+    operation: Operation, index: int, names: Sequence[str], registry: Registry, actions: Actions
+) -> Draft | CallStep:
     """One operation of a transaction whose steps have `names`, before its store is asked. Raises as `plan`."""
     try:
-        if isinstance(operation, Call):
-            raise InvalidOperation("calls are not supported yet", hint="run the action before or after")
         found = list(references(content(operation)))
         depends = depends_on(operation, found, index, names)
+        if isinstance(operation, Call):
+            return _call(operation, index, names[index], actions, depends, refers=bool(found))
         participant = registry.get(operation.from_.tag)
         check_type(operation.from_, participant)
         if participant.settings.read_only:
@@ -188,8 +224,20 @@ def draft(operation: Operation, index: int, names: Sequence[str], registry: Regi
         raise
 
 
-async def check(item: Draft, registry: Registry) -> Step:
+def _call(
+    operation: Call, index: int, name: str, actions: Actions, depends: frozenset[int], *, refers: bool
+) -> CallStep:
+    action = actions.get(operation.action)
+    action.check(operation.args)
+    return CallStep(
+        index=index, name=name, operation=operation, action=action, depends=depends, refers=refers
+    )
+
+
+async def check(item: Draft | CallStep, registry: Registry) -> AnyStep:
     """The step, once its store was connected and everything that it says was checked. Raises as `plan`."""
+    if isinstance(item, CallStep):
+        return item
     try:
         await registry.connected(item.tag)
         return await _checked(item)

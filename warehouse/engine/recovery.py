@@ -7,6 +7,7 @@ import time
 
 import anyio
 
+from warehouse.actions import Actions
 from warehouse.engine.ending import Ending
 from warehouse.engine.lease import Lease
 from warehouse.engine.leftovers import Leftovers
@@ -27,8 +28,11 @@ _PATIENCE = 10
 class Recovery:
     """Looks for transactions whose owners are dead. Any number of processes may do so at the same time."""
 
-    def __init__(self, registry: Registry, lease: Lease, *, grace: float, lock_timeout: float) -> None:
+    def __init__(
+        self, registry: Registry, lease: Lease, actions: Actions, *, grace: float, lock_timeout: float
+    ) -> None:
         self._registry = registry
+        self._actions = actions
         self._lease = lease
         self._grace = grace
         self._lock_timeout = lock_timeout
@@ -128,7 +132,12 @@ class Recovery:
             if entry is None:
                 return None
             ending = Ending(
-                self._registry, journal, entry, grace=self._grace, lock_timeout=self._lock_timeout
+                self._registry,
+                self._actions,
+                journal,
+                entry,
+                grace=self._grace,
+                lock_timeout=self._lock_timeout,
             )
             ended = await ending.run()
         except Superseded:

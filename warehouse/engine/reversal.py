@@ -92,7 +92,7 @@ class Reversal:
         state = run.states[group[0][0].index]
         try:
             opened = await run.open(participant)
-            currents = await self._read(opened.unit, state.step, combined)
+            currents = await self._read(opened.unit, state.origin, combined)
             for change in reversed(combined):
                 # What created a record is undone in its place: what refers to it goes before.
                 owner = (first if isinstance(change.before, Absent) else last)[place(change)]

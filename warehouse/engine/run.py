@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import anyio
 
+from warehouse.actions import Called
 from warehouse.adapter import PreparedId, Query, StepChanges, TogetherUnit, Unit, UnitSettings
-from warehouse.engine.compensate import Done, Terms
+from warehouse.engine.compensate import CallMade, Done, Terms
 from warehouse.engine.dependencies import in_order
 from warehouse.engine.lease import Lease
 from warehouse.engine.options import Options
-from warehouse.engine.plan import Step, no_reference
+from warehouse.engine.plan import AnyStep, CallStep, Step, no_reference
 from warehouse.engine.references import reference
 from warehouse.engine.retry import Retries
 from warehouse.errors import (
@@ -27,10 +29,19 @@ from warehouse.errors import (
     StoreError,
     WarehouseError,
 )
-from warehouse.journal.base import Claim, Entry, EntryStep, Idempotency, Journal, Lock, ReplyLost
+from warehouse.journal.base import (
+    Claim,
+    Entry,
+    EntryStep,
+    Idempotency,
+    Journal,
+    Lock,
+    ReplyLost,
+    Superseded,
+)
 from warehouse.journal.base import locks as step_locks
 from warehouse.operations import Operation
-from warehouse.records import Entity, Key, Record
+from warehouse.records import Change, Entity, Key, Record
 from warehouse.registry import Participant
 from warehouse.results import Pattern, Residue, State, Status
 
@@ -53,10 +64,10 @@ class StepState:
     """How far a step has come.
 
     `known`: what it changed (`done`) is known to have been made. `let_off`: it was allowed to fail, did, and is
-    not tried again.
+    not tried again. `called`: the call that it made, or is about to make.
     """
 
-    step: Step
+    step: AnyStep
     status: Literal["waiting", "executed", "failed", "tolerated", "skipped"] = "waiting"
     done: StepChanges | None = None
     error: StepFailed | None = None
@@ -64,13 +75,41 @@ class StepState:
     duration: float = 0.0
     known: bool = True
     let_off: bool = False
+    called: Called | None = None
 
-    def made(self) -> Done:
+    @property
+    def changes(self) -> tuple[Change, ...]:
         """What it changed."""
-        return Done(self.step, () if self.done is None else self.done.changes, self.known)
+        return () if self.done is None else self.done.changes
+
+    @property
+    def calls(self) -> bool:
+        """Whether it made, or may have made, a call that had an effect."""
+        return self.called is not None and self.called.counts
+
+    def made(self) -> Done | CallMade:
+        """What it changed, or called."""
+        if isinstance(self.step, CallStep):
+            return CallMade(
+                self.step.name, self.step.action, self.called or Called(self.step.action.name, {})
+            )
+        return self.done_in_store()
+
+    def done_in_store(self) -> Done:
+        """What a step of a store changed."""
+        return Done(self.origin, self.changes, self.known)
+
+    @property
+    def origin(self) -> Step:
+        """The step, which is one of a store."""
+        if isinstance(self.step, CallStep):
+            raise TypeError(f"{self.step.name} is a call")
+        return self.step
 
     def rows(self) -> list[Record]:
         """The records of the step's result, whole."""
+        if self.called is not None:
+            return list(self.called.output or ())
         if self.done is None:
             return []
         return [change.visible for change in self.done.changes if not change.dependent]
@@ -106,6 +145,7 @@ class Run:
         self.journal: Journal = lease.journal
         self.pattern: Pattern = pattern
         self.idempotency: Idempotency | None = None
+        self.journaled = False
         self.alone: list[OpenUnit] = []  # what committed without the journal
         self.started = started
         self.began = time.time()
@@ -149,17 +189,26 @@ class Run:
 
     # Steps
 
-    def add(self, step: Step) -> StepState:
+    def add(self, step: AnyStep) -> StepState:
         self.states[step.index] = StepState(step)
         return self.states[step.index]
 
-    async def execute(self, step: Step) -> None:
-        """Execute one step in its store's unit. Raises StepFailed, with the store's error as its cause."""
+    async def execute(
+        self, step: AnyStep, work: Callable[[StepState], Awaitable[None]] | None = None
+    ) -> None:
+        """Execute one step in its store's unit, or do its `work`.
+
+        Raises StepFailed, with the store's error as its cause; and, of work that is journaled, JournalUnavailable,
+        OutcomeUnknown and Superseded.
+        """
         state = self.states[step.index]
         state.attempts += 1
         began = time.monotonic()
         try:
-            await self._execute_in_time(state, step.operation.timeout or self.options.step_timeout)
+            limit = step.operation.timeout or self.options.step_timeout
+            await _in_time(lambda: (work or self._execute)(state), limit)
+        except (JournalUnavailable, OutcomeUnknown, Superseded):
+            raise
         except WarehouseError as error:
             raise self.fail(state, error, error.__cause__ or error) from (error.__cause__ or error)
         except Exception as error:
@@ -167,23 +216,20 @@ class Run:
         finally:
             state.duration += time.monotonic() - began
 
-    async def execute_together(self, steps: Sequence[Step]) -> bool:
+    async def execute_together(self, steps: Sequence[AnyStep]) -> bool:
         """Execute the steps of one store in one round trip, where store and steps allow it.
 
         False: nothing was done, or something failed and was rolled back: execute them one by one.
         """
-        if (
-            not 1 < len(steps) <= self.options.max_records
-            or self.units
-            or not all(self._is_plain(step) for step in steps)
-        ):
+        plain = [step for step in steps if isinstance(step, Step) and self._is_plain(step)]
+        if not 1 < len(plain) <= self.options.max_records or self.units or len(plain) < len(steps):
             return False
         began = time.monotonic()
         done: list[StepChanges] | None
         try:
-            opened = await self.open(steps[0].participant)
+            opened = await self.open(plain[0].participant)
             unit = cast("TogetherUnit", opened.unit)
-            done = await unit.execute_together([step.request(no_reference) for step in steps])
+            done = await unit.execute_together([step.request(no_reference) for step in plain])
         except Exception:  # noqa: BLE001 - it is met again, and told, by the step that it belongs to
             done = None
         if done is None:
@@ -204,19 +250,9 @@ class Run:
         together = step.participant.adapter.capabilities.together
         return together and step.ready is not None and not step.depends and not limited
 
-    async def _execute_in_time(self, state: StepState, limit: float | None) -> None:
-        if limit is None:
-            await self._execute(state)
-            return
-        with anyio.move_on_after(limit) as scope:
-            await self._execute(state)
-        if scope.cancelled_caught:
-            text = f"it took longer than {limit} s"
-            raise TimedOut(text) from TimeoutError(text)
-
     async def _execute(self, state: StepState) -> None:
-        step = state.step
-        request = step.request(self._lookup)
+        step = state.origin
+        request = step.request(self.lookup)
         if step.depends:
             step.participant.adapter.check(request)
         opened = await self.open(step.participant)
@@ -257,7 +293,8 @@ class Run:
                 hint="raise transactions.max_records, or split it",
             )
 
-    def _lookup(self, text: str) -> Any:
+    def lookup(self, text: str) -> Any:
+        """What a reference stands for now. Raises InvalidOperation where that is nothing."""
         found = reference(text)
         state = next(state for state in self.states.values() if state.step.name == found.step)
         if state.status != "executed":
@@ -302,10 +339,16 @@ class Run:
         return PreparedId(self.journal.uid, self.lease.owner, self.id)
 
     def reset(self) -> None:
-        """Forget what was staged (and has been rolled back), to stage again under a new id."""
-        self.release()
-        self.claim = Claim(uuid.uuid4().hex)
+        """Forget what was staged (and has been rolled back), to stage again.
+
+        Under a new id; but not what has made calls: it keeps its entry in the journal, and the calls.
+        """
+        if not self.journaled:
+            self.release()
+            self.claim = Claim(uuid.uuid4().hex)
         for state in self.states.values():
+            if not self.journaled:
+                state.called = None
             if not state.let_off:
                 state.status, state.done, state.error = "waiting", None, None
 
@@ -330,7 +373,7 @@ class Run:
             keep=self.keep,
         )
 
-    def last_first(self, states: Iterable[StepState]) -> list[Done]:
+    def last_first(self, states: Iterable[StepState]) -> list[Done | CallMade]:
         """What to undo of `states`: by `compensation_priority`, highest first; then what came last first."""
         places = self.places()
 
@@ -338,12 +381,18 @@ class Run:
             number, state = numbered
             return state.step.operation.compensation_priority, places[state.step.index], number
 
-        return [state.made() for _, state in sorted(enumerate(states), key=key, reverse=True)]
+        undone = [state for state in states if isinstance(state.step, Step) or state.calls]
+        return [state.made() for _, state in sorted(enumerate(undone), key=key, reverse=True)]
 
     def places(self) -> dict[int, int]:
         """The places of the steps, by index, in the order that they are executed in."""
         steps = in_order((state.step for state in self.states.values()), key=lambda step: step.index)
         return {step.index: place for place, step in enumerate(steps)}
+
+    def keeps(self, state: StepState) -> bool:
+        """Whether what a step did is to stay where a later one fails, by the option `rollback`."""
+        rollback = self.options.rollback
+        return rollback == "none" or (rollback == "critical_only" and not state.step.operation.critical)
 
     def entry(self, state: State, opened: Sequence[OpenUnit], *, expires: float | None = None) -> Entry:
         """What the journal is to keep of these units' steps. Raises StepFailed where it cannot keep them.
@@ -363,15 +412,25 @@ class Run:
             idempotency=self.idempotency,
             detail=self._detail(opened),
             steps=tuple(
-                self.entry_step(item) for item in states if item.done is not None and item.done.changes
+                self.entry_step(item)
+                for item in (*states, *self.calls())
+                if item.called is not None or (item.done is not None and item.done.changes)
             ),
             tokens={
                 unit.participant.identity: unit.unit.token for unit in asked if unit.unit.token is not None
             },
         )
 
+    def calls(self) -> list[StepState]:
+        """The steps that have called, or are about to call, an action."""
+        return [state for state in self.states.values() if state.called is not None]
+
     def _detail(self, opened: Sequence[OpenUnit]) -> dict[str, Any]:
         detail: dict[str, Any] = {"steps": self.summary()}
+        if self.options.rollback != "all":
+            detail["keep"] = [
+                place for index, place in self.places().items() if self.keeps(self.states[index])
+            ]
         prepared = [unit.participant.identity for unit in opened if unit.prepared]
         if prepared:
             detail |= {"prepared": prepared, "prepared_by": self.lease.owner}
@@ -385,7 +444,7 @@ class Run:
                 state.status,
                 0 if state.done is None else state.done.affected,
                 state.attempts,
-                None if state.step.operation.returning is None else list(state.step.operation.returning),
+                returned(state.step),
             ]
             for state in self.states.values()
         ]
@@ -399,8 +458,9 @@ class Run:
                 name=step.name,
                 tag=step.tag,
                 store=step.store,
-                changes=state.made().changes,
+                changes=state.changes,
                 priority=step.operation.compensation_priority,
+                called=state.called,
             )
         except (TypeError, ValueError) as error:
             raise self.fail(state, StoreError(str(error)), error) from error
@@ -435,6 +495,20 @@ def locks(states: Iterable[StepState]) -> dict[Lock, tuple[StepState, Entity, Ke
         if state.done is not None
         for item, (entity, key) in step_locks(state.step.store, state.done.changes).items()
     }
+
+
+async def _in_time(work: Callable[[], Awaitable[None]], limit: float | None) -> None:
+    with anyio.move_on_after(math.inf if limit is None else limit) as scope:
+        await work()
+    if scope.cancelled_caught:
+        text = f"it took longer than {limit} s"
+        raise TimedOut(text) from TimeoutError(text)
+
+
+def returned(step: AnyStep) -> list[str] | None:
+    """The fields that the step's result is to have; None for all."""
+    fields = step.operation.returning if isinstance(step, Step) else None
+    return None if fields is None else list(fields)
 
 
 def _check_expectation(step: Step, affected: int) -> None:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import anyio
 
+from warehouse.engine.calls import execute
 from warehouse.engine.commit import apply, commit
 from warehouse.engine.compensate import kept, undo
 from warehouse.engine.dependencies import in_order
-from warehouse.engine.durable import compensating, finish, follow, record
-from warehouse.engine.plan import Step
+from warehouse.engine.durable import append, compensating, finish, follow, record
+from warehouse.engine.plan import AnyStep
 from warehouse.engine.run import OpenUnit, Run, StepState, TimedOut, unknown
 from warehouse.engine.staged import blame, blame_lock, rollback
 from warehouse.errors import (
-    JournalUnavailable,
     OutcomeUnknown,
     StepFailed,
     TransactionConflict,
     TransactionExpired,
 )
-from warehouse.journal.base import ReplyLost, Superseded
+from warehouse.journal.base import Superseded
 
 
-async def run_saga(run: Run, steps: Sequence[Step]) -> None:
+async def run_saga(run: Run, steps: Sequence[AnyStep]) -> None:
     """Run all steps to an end. Raises JournalUnavailable (nothing was changed) or OutcomeUnknown."""
     saga = Saga(run)
     failure: StepFailed | None = None
@@ -52,7 +53,7 @@ class Saga:
         self._unclear = False
         self._taken: Superseded | None = None
 
-    async def run_step(self, step: Step) -> StepFailed | None:
+    async def run_step(self, step: AnyStep) -> StepFailed | None:
         """Execute, journal and commit one step, trying again as the policy allows; its failure, or None."""
         retries = self._run.retries()
         state = self._run.states[step.index]
@@ -72,8 +73,11 @@ class Saga:
             state.status, state.error = "waiting", None
         if not self._run.let_off(failure):
             return failure
-        if step.index in self._journaled:
-            await self._append(state, {})
+        if state.calls:  # what it did is not known
+            self._run.residue += await undo(self._run.terms(), [state.made()])
+            state.called = None if state.called is None else replace(state.called, status="failed")
+        if step.index in self._journaled or state.called is not None:
+            await append(self._run, [self._run.entry_step(state)], {})
         return None
 
     async def _attempt(self, state: StepState) -> StepFailed | None:
@@ -81,7 +85,7 @@ class Saga:
         run.since = await run.journal.sequence()
         try:
             with anyio.move_on_after(run.remaining) as scope:
-                await run.execute(step)
+                await execute(run, step)
             if scope.cancelled_caught:
                 return run.time_is_up(state)
             await self._make(state)
@@ -89,12 +93,14 @@ class Saga:
         except (StepFailed, TransactionConflict) as failed:
             return failed if isinstance(failed, StepFailed) else blame_lock(run, failed)
         finally:
+            if state.calls and state not in self._committed:
+                self._committed.append(state)
             await rollback(run)
 
     async def _make(self, state: StepState) -> None:
         """Journal the step's images, then make it visible, whatever happens to the caller. Raises StepFailed."""
-        opened = self._run.units[state.step.store]
-        if not opened.changed:
+        opened = self._run.units.get(state.step.store)
+        if opened is None or not opened.changed:
             return
         with anyio.CancelScope(shield=True):
             await self._journal(state, opened)
@@ -102,24 +108,12 @@ class Saga:
             await (self._commit(state, opened) if opened.holds else self._apply(opened))
 
     async def _journal(self, state: StepState, opened: OpenUnit) -> None:
-        if self._journaled:
+        if self._run.journaled:
             tokens = {} if opened.unit.token is None else {state.step.store: opened.unit.token}
-            await self._append(state, tokens)
+            await append(self._run, [self._run.entry_step(state)], tokens)
         else:
             await record(self._run, self._run.entry("running", [opened]))
         self._journaled.add(state.step.index)
-
-    async def _append(self, state: StepState, tokens: dict[str, str]) -> None:
-        """Journal what a step changed, in place of what was journaled of it before."""
-        run, entry = self._run, self._run.entry_step(state)
-        try:
-            try:
-                await run.journal.append(run.claim, entry, run.since, tokens)
-            except ReplyLost:
-                await run.journal.append(run.claim, entry, run.since, tokens)
-        except (ReplyLost, JournalUnavailable) as error:
-            self._unclear = True
-            raise unknown(run, error.message) from error
 
     async def _apply(self, opened: OpenUnit) -> None:
         part: list[StepState] = []
@@ -143,10 +137,9 @@ class Saga:
         """End as completed."""
         with anyio.CancelScope(shield=True):
             try:
-                if self._run.idempotency is not None and not self._journaled:
-                    await record(self._run, self._run.entry("running", []))
-                    self._journaled.add(-1)  # a key without changes
-                if self._journaled:
+                if self._run.idempotency is not None and not self._run.journaled:
+                    await record(self._run, self._run.entry("running", []))  # a key without changes
+                if self._run.journaled:
                     await finish(self._run, "completed")
             except Superseded as taken:
                 await self._follow(taken)
@@ -163,7 +156,7 @@ class Saga:
             return
         with anyio.CancelScope(shield=True):
             try:
-                if self._journaled and self._taken is None:
+                if self._run.journaled and self._taken is None:
                     await self._undo(failure)
             except Superseded as taken:
                 self._taken = taken
@@ -182,10 +175,10 @@ class Saga:
     async def _undo(self, failure: StepFailed) -> None:
         run = self._run
         too_late = isinstance(failure.reason, TimedOut | TransactionExpired)
-        if too_late and not run.options.compensate_on_timeout:
-            await compensating(run, self._committed, kept=True)
-            run.residue += kept(state.made() for state in self._committed)
-        else:
-            await compensating(run, self._committed)
-            run.residue += await undo(run.terms(), run.last_first(self._committed))
+        keep_all = too_late and not run.options.compensate_on_timeout
+        stays = [state for state in self._committed if keep_all or run.keeps(state)]
+        undone = [state for state in self._committed if state not in stays]
+        await compensating(run, self._committed, stays)
+        run.residue += kept(state.made() for state in stays)
+        run.residue += await undo(run.terms(), run.last_first(undone))
         await finish(run, "failed" if run.residue else "compensated")

@@ -11,27 +11,29 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
+from warehouse.engine.calls import execute
 from warehouse.engine.dependencies import in_order
-from warehouse.engine.plan import Step
+from warehouse.engine.plan import AnyStep, CallStep
 from warehouse.engine.run import Run, StepState, TimedOut
 from warehouse.errors import StepFailed, TransientError
 
 
-async def stage(run: Run, steps: Sequence[Step], *, ordered_by_tag: bool = False) -> StepFailed | None:
+async def stage(run: Run, steps: Sequence[AnyStep], *, ordered_by_tag: bool = False) -> StepFailed | None:
     """Execute `steps`; the failure of the first one that failed, or None. Cancels nothing outside."""
-    groups: dict[str, list[Step]] = {}
+    groups: dict[str, list[AnyStep]] = {}
     for step in in_order(steps, _listed):
         groups.setdefault(step.store, []).append(step)
-    sequential = ordered_by_tag or run.options.concurrency == "sequential" or len(groups) == 1
-    if sequential:
-        order = in_order(steps, key=lambda step: (step.tag, step.index) if ordered_by_tag else step.index)
+    calls = any(isinstance(step, CallStep) for step in steps)  # each has its place in the order
+    if calls or ordered_by_tag or run.options.concurrency == "sequential" or len(groups) == 1:
+        by_tag = ordered_by_tag and not calls
+        order = in_order(steps, key=lambda step: (step.tag, step.index) if by_tag else step.index)
         groups = {"": order}
     stage = _Stage(run, [step for group in groups.values() for step in group])
     return await stage.run_all(list(groups.values()))
 
 
 class _Stage:
-    def __init__(self, run: Run, steps: Sequence[Step]) -> None:
+    def __init__(self, run: Run, steps: Sequence[AnyStep]) -> None:
         self._run = run
         self._position = {step.index: place for place, step in enumerate(in_order(steps, _listed))}
         awaited = {index for step in steps for index in step.depends}
@@ -39,7 +41,7 @@ class _Stage:
         self._running: dict[int, anyio.CancelScope] = {}
         self._failed_at: int | None = None
 
-    async def run_all(self, groups: list[list[Step]]) -> StepFailed | None:
+    async def run_all(self, groups: list[list[AnyStep]]) -> StepFailed | None:
         with anyio.move_on_after(self._run.remaining) as scope:
             if len(groups) == 1:
                 if not await self._run.execute_together(groups[0]):
@@ -52,7 +54,7 @@ class _Stage:
             self._note_timeout()
         return self._verdict()
 
-    async def _work(self, steps: list[Step], execute: Callable[[Step], Awaitable[None]]) -> None:
+    async def _work(self, steps: list[AnyStep], execute: Callable[[AnyStep], Awaitable[None]]) -> None:
         for step in steps:
             for index in step.depends:
                 await self._done[index].wait()
@@ -63,19 +65,19 @@ class _Stage:
             if step.index in self._done:
                 self._done[step.index].set()
 
-    def _is_obsolete(self, step: Step) -> bool:
+    def _is_obsolete(self, step: AnyStep) -> bool:
         """Whether an earlier step failed, or one that this step needs did not take effect."""
         if self._failed_at is not None and self._failed_at < self._position[step.index]:
             return True
         return any(self._run.states[index].status in {"failed", "skipped"} for index in step.depends)
 
-    async def _try(self, step: Step) -> None:
+    async def _try(self, step: AnyStep) -> None:
         try:
-            await self._run.execute(step)
+            await execute(self._run, step)
         except StepFailed:
             self._note_failure(step)
 
-    async def _try_until_obsolete(self, step: Step) -> None:
+    async def _try_until_obsolete(self, step: AnyStep) -> None:
         """As `_try`, stopped where a step before it fails meanwhile."""
         with anyio.CancelScope() as scope:
             self._running[step.index] = scope
@@ -86,7 +88,7 @@ class _Stage:
         if scope.cancelled_caught:
             self._run.states[step.index].status = "skipped"
 
-    def _note_failure(self, step: Step) -> None:
+    def _note_failure(self, step: AnyStep) -> None:
         state = self._run.states[step.index]
         if step.operation.allow_fail and leaves_unit_whole(state.error):
             state.status = "tolerated"
@@ -126,5 +128,5 @@ def leaves_unit_whole(failure: StepFailed | None) -> bool:
     return failure is not None and not isinstance(failure.reason, TransientError | TimedOut)
 
 
-def _listed(step: Step) -> int:
+def _listed(step: AnyStep) -> int:
     return step.index

@@ -11,15 +11,21 @@ from typing import Final
 
 import anyio
 
-from warehouse.engine.choose import is_alone
+from warehouse.engine.choose import acts_alone
 from warehouse.engine.commit import apply, commit
 from warehouse.engine.compensate import redo, undo
-from warehouse.engine.durable import compensating, finish, follow, record
-from warehouse.engine.plan import Step
+from warehouse.engine.durable import compensating, finish, follow, record, take_back
+from warehouse.engine.plan import AnyStep
 from warehouse.engine.run import OpenUnit, Run, StepState, locks, unknown
 from warehouse.engine.stage import stage
 from warehouse.engine.two_phase import carry_through, vote
-from warehouse.errors import StepFailed, StoreError, TransactionConflict
+from warehouse.errors import (
+    JournalUnavailable,
+    OutcomeUnknown,
+    StepFailed,
+    StoreError,
+    TransactionConflict,
+)
 from warehouse.journal.base import RecordLocked, Superseded
 
 # Two transactions that stage several stores side by side may each hold what the other waits for, and no store
@@ -27,11 +33,24 @@ from warehouse.journal.base import RecordLocked, Superseded
 _PATIENCE: Final = 0.1
 
 
-async def run_staged(run: Run, steps: Sequence[Step]) -> None:
+async def run_staged(run: Run, steps: Sequence[AnyStep]) -> None:
     """Run all steps to an end, staging again as `Retries` allows.
 
     Raises JournalUnavailable (nothing was changed) or OutcomeUnknown.
     """
+    try:
+        failure = await _run_until_settled(run, steps)
+    except (JournalUnavailable, OutcomeUnknown):
+        raise
+    except BaseException:
+        await give_up(run, StepFailed("the transaction was interrupted"))
+        raise
+    if failure is not None:
+        await give_up(run, failure)
+
+
+async def _run_until_settled(run: Run, steps: Sequence[AnyStep]) -> StepFailed | TransactionConflict | None:
+    """Stage and conclude until it took effect (or ended otherwise: None), or will not: why."""
     retries = run.retries()
     while True:
         try:
@@ -39,23 +58,43 @@ async def run_staged(run: Run, steps: Sequence[Step]) -> None:
         finally:
             await rollback(run)
         if failure is None:
-            return
+            return None
         if not await retries.again(failure) and not run.let_off(failure):
-            blame(run, failure)
-            return
+            return failure
         run.reset()
 
 
+async def give_up(run: Run, failure: StepFailed | TransactionConflict) -> None:
+    """End the run because of `failure`, with nothing held: once its calls are taken back, if it made any.
+
+    Raises OutcomeUnknown. Does nothing where it has ended.
+    """
+    if run.status is not None:
+        return
+    with anyio.CancelScope(shield=True):
+        try:
+            await take_back(run)
+        except Superseded as taken:
+            failure = await follow(run, taken, []) or failure
+    if run.status is None:
+        blame(run, failure)
+        if run.residue:
+            run.end("failed", run.error)
+
+
 async def _attempt(
-    run: Run, steps: Sequence[Step], *, ordered_by_tag: bool
+    run: Run, steps: Sequence[AnyStep], *, ordered_by_tag: bool
 ) -> StepFailed | TransactionConflict | None:
     """Stage and conclude once; what kept it from taking effect, or None where the run has ended."""
-    if not is_alone([step.participant for step in steps]):
+    if not acts_alone(steps):
         run.since = await run.journal.sequence()
         run.patience = (
             run.options.lock_timeout if ordered_by_tag else min(_PATIENCE, run.options.lock_timeout)
         )
-    failure = await stage(run, steps, ordered_by_tag=ordered_by_tag)
+    try:
+        failure = await stage(run, steps, ordered_by_tag=ordered_by_tag)
+    except Superseded as taken:
+        return await follow(run, taken, [])
     if failure is not None:
         return failure
     try:
@@ -79,7 +118,7 @@ def blame_lock(run: Run, conflict: TransactionConflict) -> StepFailed:
         state, entity, key = taken[conflict.lock]
         conflict.message = f"{entity} {key} is locked by {conflict.message}"
     else:
-        state = next(state for state in run.states.values() if state.done is not None)
+        state = next(state for state in run.states.values() if state.done is not None or state.calls)
     return run.fail(state, conflict, conflict)
 
 
@@ -99,13 +138,16 @@ async def conclude(run: Run) -> StepFailed | None:
     failure: StepFailed | None = None
     with anyio.CancelScope(shield=True):
         alone = not changed or (len(changed) == 1 and changed[0].holds)
-        if changed and run.pattern == "two_phase_commit":
-            failure = await _conclude_prepared(run, changed)
-        elif alone and run.idempotency is None:
-            failure = await _commit_alone(run, changed)
-        else:
-            await record(run, run.entry("committing", changed))
-            failure = await _carry_out(run, changed)
+        try:
+            if changed and run.pattern == "two_phase_commit":
+                failure = await _conclude_prepared(run, changed)
+            elif alone and run.idempotency is None and not run.journaled:
+                failure = await _commit_alone(run, changed)
+            else:
+                await record(run, run.entry("committing", changed))
+                failure = await _carry_out(run, changed)
+        except Superseded as taken:  # before anything was made
+            failure = await follow(run, taken, [])
     return failure
 
 
@@ -194,7 +236,9 @@ async def _forward(
             continue
         await run.close([opened])
         try:
-            problem = await redo(run.terms(), opened.participant, [state.made() for state in opened.steps])
+            problem = await redo(
+                run.terms(), opened.participant, [state.done_in_store() for state in opened.steps]
+            )
         except Superseded:
             raise
         except Exception as broken:  # noqa: BLE001 - away for too long, or a mistake of the adapter
@@ -221,8 +265,9 @@ def _committed(held: Sequence[OpenUnit], failures: dict[str, StoreError]) -> lis
 async def _backward(run: Run, failure: StepFailed, states: Sequence[StepState]) -> StepFailed | None:
     """Undo what took effect. The failure, where nothing is left of it; None where the run ended as failed."""
     await run.close()
-    await compensating(run, states)
-    run.residue += await undo(run.terms(), run.last_first(states))
+    undone = [*states, *(state for state in run.calls() if state.calls)]
+    await compensating(run, undone)
+    run.residue += await undo(run.terms(), run.last_first(undone))
     await finish(run, "failed" if run.residue else "compensated")
     if run.residue:
         run.end("failed", failure)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from warehouse.actions import Called
 from warehouse.errors import TransactionConflict, WarehouseError
 from warehouse.journal.codec import encode_key
 from warehouse.journal.rows import pack
@@ -24,7 +25,7 @@ class EntryStep:
     """One step as it is journaled: where it was made, and its changes, also as bytes (`body`).
 
     `index` is its place in the order of execution, `store` the store's identity, `priority` its
-    `compensation_priority`.
+    `compensation_priority`. A step that `called` an action changed no store.
     """
 
     index: int
@@ -33,10 +34,11 @@ class EntryStep:
     store: str
     changes: tuple[Change, ...]
     priority: int = 0
+    called: Called | None = None
     body: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "body", pack(self.changes))
+        object.__setattr__(self, "body", pack(self.changes, self.called))
 
     @property
     def entities(self) -> frozenset[Entity]:
@@ -237,10 +239,17 @@ class Journal(Protocol):
         """The last transaction of this name that has ended, without its steps."""
         ...
 
-    async def append(self, claim: Claim, step: EntryStep, since: int, tokens: dict[str, str]) -> None:
-        """Add a step to a running transaction, with its locks, or replace the step of its index.
+    async def append(
+        self,
+        claim: Claim,
+        steps: Sequence[EntryStep],
+        since: int,
+        tokens: dict[str, str],
+        change: tuple[State, dict[str, Any]] | None = None,
+    ) -> None:
+        """Add steps to an open transaction, with their locks, or replace the steps of their indexes.
 
-        Raises as `decide`, and Superseded.
+        `change`: what `change_state` would take, in the same write. Raises as `decide`, and Superseded.
         """
         ...
 

@@ -106,13 +106,22 @@ class MemoryJournal:
         last = max(found, key=lambda entry: entry.started, default=None)
         return None if last is None else replace(last, steps=())
 
-    async def append(self, claim: Claim, step: EntryStep, since: int, tokens: dict[str, str]) -> None:
+    async def append(
+        self,
+        claim: Claim,
+        steps: Sequence[EntryStep],
+        since: int,
+        tokens: dict[str, str],
+        change: tuple[State, dict[str, Any]] | None = None,
+    ) -> None:
         entry = self._claimed(claim)
-        self._take(claim.transaction_id, list(step.locks()), since)
-        steps = [item for item in entry.steps if item.index != step.index]
-        self._entries[claim.transaction_id] = replace(
-            entry, steps=(*steps, step), tokens={**entry.tokens, **tokens}
-        )
+        self._take(claim.transaction_id, list({item: None for step in steps for item in step.locks()}), since)
+        new = {step.index for step in steps}
+        kept = [item for item in entry.steps if item.index not in new]
+        entry = replace(entry, steps=(*kept, *steps), tokens={**entry.tokens, **tokens})
+        if change is not None:
+            entry = replace(entry, state=change[0], detail={**entry.detail, **change[1]})
+        self._entries[claim.transaction_id] = entry
 
     def _take(self, transaction_id: str, locks: Sequence[Lock], since: int) -> None:
         for item in locks:

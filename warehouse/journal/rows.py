@@ -1,22 +1,36 @@
-"""Changes as bytes, as the journal keeps them."""
+"""Changes and calls as bytes, as the journal keeps them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from warehouse.actions import Called
 from warehouse.journal.codec import decode, encode
 from warehouse.records import Change, Effect, Entity
 
 
-def pack(changes: Sequence[Change]) -> bytes:
-    """The changes of one step as bytes; TypeError names a value's type that nobody registered."""
-    return encode([_pack(change) for change in changes])
+def pack(changes: Sequence[Change], called: Called | None = None) -> bytes:
+    """The changes of one step, or its call, as bytes; TypeError names a value's type that nobody registered."""
+    if called is None:
+        return encode([_pack(change) for change in changes])
+    output = None if called.output is None else list(called.output)
+    return encode({"action": called.action, "args": called.args, "output": output, "status": called.status})
 
 
-def unpack(body: bytes) -> tuple[Change, ...]:
-    """The changes that `pack` was given; ValueError where `body` is none of ours."""
-    return tuple(_unpack(item) for item in decode(body))
+def unpack(body: bytes) -> tuple[tuple[Change, ...], Called | None]:
+    """What `pack` was given; ValueError where `body` is none of ours."""
+    content = decode(body)
+    if isinstance(content, dict):
+        output = content["output"]
+        called = Called(
+            content["action"],
+            content["args"],
+            None if output is None else tuple(output),
+            content["status"],
+        )
+        return (), called
+    return tuple(_unpack(item) for item in content), None
 
 
 def _pack(change: Change) -> list[Any]:

@@ -199,8 +199,15 @@ class SqlJournal:
     async def decide(self, entry: Entry, since: int) -> None:
         await self._write(tables.decide, entry, since)
 
-    async def append(self, claim: Claim, step: EntryStep, since: int, tokens: dict[str, str]) -> None:
-        await self._write(tables.append, claim, step, since, tokens)
+    async def append(
+        self,
+        claim: Claim,
+        steps: Sequence[EntryStep],
+        since: int,
+        tokens: dict[str, str],
+        change: tuple[State, dict[str, Any]] | None = None,
+    ) -> None:
+        await self._write(tables.append, claim, steps, since, tokens, change)
 
     async def settle(self, transaction_id: str) -> bool:
         while True:

@@ -94,7 +94,7 @@ def unfinished(connection: sa.Connection, store: str, entity: Entity) -> list[Ch
         change
         for row in connection.execute(query)
         if row.entities is None or entity in _entities(row.entities)
-        for change in unpack(bytes(row.body))
+        for change in unpack(bytes(row.body))[0]
         if change.entity == entity
     ]
 
@@ -193,7 +193,7 @@ def keyed(connection: sa.Connection, key: str) -> Keyed | None:
 
 
 def _entry_step(row: Any) -> EntryStep:
-    changes = unpack(bytes(row.body))
+    changes, called = unpack(bytes(row.body))
     return EntryStep(
         index=row.position,
         name=row.name,
@@ -201,6 +201,7 @@ def _entry_step(row: Any) -> EntryStep:
         store=row.store,
         changes=changes,
         priority=row.priority,
+        called=called,
     )
 
 
@@ -292,21 +293,31 @@ def _claim_key(connection: sa.Connection, transaction_id: str, idempotency: Idem
         raise KeyTaken(f"the idempotency key {idempotency.key!r} is taken") from error
 
 
-def append(
-    connection: sa.Connection, claim: Claim, step: EntryStep, since: int, tokens: dict[str, str]
+def append(  # noqa: PLR0917 - the arguments of `Journal.append`
+    connection: sa.Connection,
+    claim: Claim,
+    steps: Sequence[EntryStep],
+    since: int,
+    tokens: dict[str, str],
+    change: tuple[State, dict[str, Any]] | None,
 ) -> None:
     row = _claimed_row(connection, claim)
-    _take(connection, claim.transaction_id, list(step.locks()), since)
-    same_step = sa.and_(
-        schema.steps.c.transaction_id == claim.transaction_id, schema.steps.c.position == step.index
-    )
-    connection.execute(schema.steps.delete().where(same_step))
-    _add_steps(connection, claim.transaction_id, [step])
+    wanted = list({item: None for step in steps for item in step.locks()})
+    _take(connection, claim.transaction_id, wanted, since)
+    columns = schema.steps.c
+    same = columns.position.in_([step.index for step in steps])
+    connection.execute(schema.steps.delete().where(columns.transaction_id == claim.transaction_id, same))
+    _add_steps(connection, claim.transaction_id, steps)
     known = sa.select(schema.records.c.record).where(schema.records.c.transaction_id == claim.transaction_id)
     before = {bytes(record) for record in connection.scalars(known)}
-    _add_records(connection, claim.transaction_id, [item for item in step.locks() if item not in before])
+    _add_records(connection, claim.transaction_id, [item for item in wanted if item not in before])
+    values: dict[str, Any] = {}
     if tokens:
-        _update(connection, claim, tokens=encode({**decode(bytes(row.tokens)), **tokens}))
+        values["tokens"] = encode({**decode(bytes(row.tokens)), **tokens})
+    if change is not None:
+        values |= {"state": change[0], "detail": encode({**decode(bytes(row.detail)), **change[1]})}
+    if values:
+        _update(connection, claim, **values)
 
 
 def entomb(connection: sa.Connection, transaction_id: str) -> bool:

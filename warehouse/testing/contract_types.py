@@ -21,7 +21,7 @@ SOME = 6
 
 def journaled(steps: Sequence[StepChanges]) -> list[Change]:
     """The changes of `steps` as recovery reads them back."""
-    return [change for step in steps for change in rows.unpack(rows.pack(step.changes))]
+    return [change for step in steps for change in rows.unpack(rows.pack(step.changes))[0]]
 
 
 class TypeContract:

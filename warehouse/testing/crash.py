@@ -44,7 +44,8 @@ _context.set_forkserver_preload(
 class Scenario:
     """A transaction, and what goes wrong in it: call, which time it is made, the error raised in its place.
 
-    `held`: it is held first, to expire after so many seconds, and then committed.
+    `held`: it is held first, to expire after so many seconds, and then committed. `setup` (which can be pickled)
+    is called with every Warehouse, before it is opened, and the configuration: it registers actions, say.
     """
 
     config: Mapping[str, Any]
@@ -52,6 +53,7 @@ class Scenario:
     options: Mapping[str, Any] = field(default_factory=dict)
     failing: tuple[tuple[str, int, WarehouseError], ...] = ()
     held: float | None = None
+    setup: Callable[[AsyncWarehouse, Mapping[str, Any]], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,8 @@ def _warehouse(scenario: Scenario, kill_at: Point | None) -> tuple[AsyncWarehous
     journal = {"recover": "manual", **scenario.config["journal"]}
     warehouse = AsyncWarehouse(**{**scenario.config, "journal": journal})
     faults = inject(warehouse)
+    if scenario.setup is not None:
+        scenario.setup(warehouse, scenario.config)
     if kill_at is not None:
         (faults.before if kill_at.when == "before" else faults.after)(kill_at.call, _die, nth=kill_at.nth)
     return warehouse, faults

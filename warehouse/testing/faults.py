@@ -324,8 +324,15 @@ class FaultyJournal:
     async def decide(self, entry: Entry, since: int) -> None:
         await self._through("decide", lambda: self.inner.decide(entry, since))
 
-    async def append(self, claim: Claim, step: EntryStep, since: int, tokens: dict[str, str]) -> None:
-        await self._through("append", lambda: self.inner.append(claim, step, since, tokens))
+    async def append(
+        self,
+        claim: Claim,
+        steps: Sequence[EntryStep],
+        since: int,
+        tokens: dict[str, str],
+        change: tuple[State, dict[str, Any]] | None = None,
+    ) -> None:
+        await self._through("append", lambda: self.inner.append(claim, steps, since, tokens, change))
 
     async def settle(self, transaction_id: str) -> bool:
         return await self._through("settle", lambda: self.inner.settle(transaction_id))

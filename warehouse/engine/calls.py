@@ -1,0 +1,67 @@
+"""Calls (DESIGN 5.4): the intent is journaled, the function called, its output journaled; and what takes it back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import anyio
+
+from warehouse.actions import Called, invoke, records_of
+from warehouse.engine.compensate import undo
+from warehouse.engine.durable import journal_step
+from warehouse.engine.plan import AnyStep, CallStep
+from warehouse.engine.run import Run, StepState, TimedOut
+from warehouse.errors import StoreError
+
+
+async def execute(run: Run, step: AnyStep) -> None:
+    """Execute a step of either kind. Raises as `Run.execute`."""
+    if isinstance(step, CallStep):
+        await run.execute(step, lambda state: _call(run, state, step))
+    else:
+        await run.execute(step)
+
+
+async def _call(run: Run, state: StepState, step: CallStep) -> None:
+    """Make the call, unless it was made before the transaction had to be staged again.
+
+    An exception says that the call had no effect; but a TimeoutError, and a cancellation, that nobody knows.
+    """
+    arguments = step.arguments(run.lookup)
+    step.action.check(arguments)
+    before = state.called
+    if before is not None and before.status == "made" and before.args == arguments:
+        state.status = "executed"
+        return
+    with anyio.CancelScope(shield=True):
+        if state.calls:
+            await _take_back(run, state)
+        called = state.called = Called(step.action.name, arguments)
+        await journal_step(run, state)
+    await run.keep()
+    try:
+        output = await invoke(step.action.function, arguments)
+    except TimeoutError as error:
+        text = f"{step.action.name} timed out: what it did is not known" + (
+            f" ({error})" if str(error) else ""
+        )
+        raise TimedOut(text) from error
+    except Exception as error:
+        state.called = replace(called, status="failed")
+        with anyio.CancelScope(shield=True):
+            await journal_step(run, state)
+        raise StoreError(f"{step.action.name}: {type(error).__name__}: {error}") from error
+    state.called = replace(called, output=records_of(output), status="made")
+    with anyio.CancelScope(shield=True):
+        await journal_step(run, state)
+    state.status = "executed"
+
+
+async def _take_back(run: Run, state: StepState) -> None:
+    """Take back a call that was made with what earlier steps have since put out otherwise."""
+    left = await undo(run.terms(), [state.made()])
+    if left:
+        run.residue += left
+        raise StoreError(
+            f"it was called before with other arguments, and that cannot be taken back: {left[0]}"
+        )
