@@ -261,6 +261,16 @@ class AsyncWarehouse:
         await self.open()
         return await self._engine.archive.history(parse_source(source), key, limit)
 
+    async def forget(self, source: AnySource, key: Mapping[str, Any]) -> int:
+        """Erase what the journal keeps of one record: its images and history. Of how many transactions it was.
+
+        The record itself stays in its store; and what calls were given and put out stays in the journal. A
+        transaction whose images were erased cannot be undone any more. Raises TransactionConflict where some
+        that are open or failed need theirs: all others have erased them then.
+        """
+        await self.open()
+        return await self._engine.archive.forget(parse_source(source), key)
+
     def _options(self) -> Options:
         return make_options(self._defaults, {}, TransactionOptions)
 

@@ -148,6 +148,10 @@ class Warehouse:
         """What transactions changed of one record, newest first; see `AsyncWarehouse.history`."""
         return self._call(lambda inner: inner.history(source, key, limit))
 
+    def forget(self, source: AnySource, key: Mapping[str, Any]) -> int:
+        """Erase what the journal keeps of one record; see `AsyncWarehouse.forget`."""
+        return self._call(lambda inner: inner.forget(source, key))
+
     def recover(self) -> list[Recovered]:
         """Bring to an end what dead processes left open; see `AsyncWarehouse.recover`."""
         return self._call(lambda inner: inner.recover())

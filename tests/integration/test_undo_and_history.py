@@ -2,18 +2,20 @@
 
 import asyncio
 import sqlite3
-from contextlib import closing
+from contextlib import ExitStack, closing
 from decimal import Decimal
 
 import pytest
 
 from integration.memory_world import World, delete, insert, statuses, update, upsert
 from integration.test_recovery import pause
+from unit.test_journal import database, schema_of
 from warehouse import (
     AlreadyFinished,
     AsyncWarehouse,
     InvalidOperation,
     JournalUnavailable,
+    TransactionConflict,
     UnknownTransaction,
 )
 from warehouse.config import JournalSettings
@@ -358,3 +360,52 @@ async def test_what_refers_to_a_record_is_undone_before_it(tmp_path):
         assert again.ok, again.error
         assert await warehouse.find(children) == [{"id": 1, "parent": 1}]
         assert await warehouse.find(parents) == [{"id": 1, "n": 5}]
+
+
+# Erasing
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres", "mariadb"])
+async def test_a_forgotten_record_leaves_nothing_in_the_journal(tmp_path, kind, request):
+    with ExitStack() as stack:
+        if kind in {"postgres", "mariadb"}:
+            server = request.getfixturevalue(kind)
+            url = stack.enter_context((database if kind == "postgres" else schema_of)(server))
+        else:
+            url = "memory://" if kind == "memory" else f"sqlite:///{tmp_path}/journal.db"
+        async with World(journal=url) as world:
+            both = await world.run(
+                insert("a", {"id": 1, "name": "Grace Hopper"}),
+                insert("p", {"id": 1, "name": "kept"}),
+                insert("a", {"id": 2, "name": "Ada"}),
+            )
+            await world.run(update("a", 1, {"name": "Grace B. Hopper"}))
+            source = {"tag": "a", "entity": "things"}
+            assert await world.warehouse.forget(source, {"id": 1}) == 2
+            assert await world.warehouse.history(source, {"id": 1}) == []
+            assert len(await world.warehouse.history(source, {"id": 2})) == 1
+            shown = await world.warehouse.show(both.transaction_id)
+            assert [len(step.changes) for step in shown.steps] == [0, 1, 1]
+            assert world.rows("a")[1] == {"name": "Grace B. Hopper"}
+            with pytest.raises(UnknownTransaction, match="erased by forget"):
+                await world.warehouse.undo(both.transaction_id)
+            assert await world.warehouse.forget(source, {"id": 1}) == 0
+            assert (await world.run(delete("a", 1))).ok
+            assert await world.warehouse.forget(source, {"id": 1}) == 1
+        for file in tmp_path.iterdir():
+            assert b"Hopper" not in file.read_bytes()
+
+
+async def test_what_open_and_failed_transactions_need_is_kept():
+    async with World() as world:
+        await world.run(insert("a", {"id": 1, "n": 1}))
+        async with world.warehouse.begin("later", hold=True) as tx:
+            await tx.update(None, "a", "things", {"id": 1}, {"n": 2})
+        source = {"tag": "a", "entity": "things"}
+        with pytest.raises(TransactionConflict, match=tx.transaction_id):
+            await world.warehouse.forget(source, {"id": 1})
+        assert (await world.warehouse.commit("later")).ok
+        assert world.rows("a") == {1: {"n": 2}}
+        assert await world.warehouse.forget(source, {"id": 1}) == 1
+        with pytest.raises(InvalidOperation, match="the key of things is id, not name"):
+            await world.warehouse.forget(source, {"name": "x"})

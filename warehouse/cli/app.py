@@ -39,6 +39,7 @@ Config = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="The transaction's id.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The name that it is held under.")]
 DEFAULT = Path("warehouse.toml")
 
 
@@ -151,7 +152,7 @@ def transactions_command(
 ) -> None:
     """List the last transactions of the journal, newest first.
 
-    The statuses are committing, running, compensating (they are open); completed, compensated, failed.
+    The statuses are held, running, committing, compensating (they are open); completed, compensated, failed.
     """
     with _opened(config) as (warehouse, out, _):
         found = warehouse.transactions(status or None, limit)  # type: ignore[arg-type]
@@ -193,6 +194,42 @@ def history_command(
             out.print_json(data=[item.model_dump(mode="json") for item in found])
         else:
             show_history(found, out)
+
+
+@app.command(name="forget", short_help="Erase what the journal keeps of one record.")
+def forget_command(
+    tag: Annotated[str, typer.Argument(help="The tag of its store.")],
+    entity: Annotated[str, typer.Argument(help="Its table, collection, label or relationship type.")],
+    key: Annotated[
+        list[str], typer.Argument(metavar="FIELD=VALUE...", help="Its key; values are JSON or text.")
+    ],
+    config: Config = DEFAULT,
+    *,
+    relationship: Annotated[bool, typer.Option("--relationship", help="It is a relationship.")] = False,
+) -> None:
+    """Erase the images and the history of one record from the journal; in its store it stays as it is.
+
+    What was erased cannot be undone any more. Exits with 1 where an open or failed transaction needs its images:
+    everything else is erased then.
+    """
+    with _opened(config) as (warehouse, out, _):
+        source = {"tag": tag, "relationship" if relationship else "entity": entity}
+        count = warehouse.forget(source, parse_key(key))
+        out.print(f"erased from {count} transaction{'' if count == 1 else 's'}", markup=False)
+
+
+@app.command(name="commit", short_help="Commit a held transaction.")
+def commit_command(name: Name, config: Config = DEFAULT) -> None:
+    """Make a held transaction take effect, which `warehouse transactions --status held` lists."""
+    with _opened(config) as (warehouse, out, errors):
+        show_result(warehouse.commit(name), out, errors)
+
+
+@app.command(name="rollback", short_help="Give a held transaction up.")
+def rollback_command(name: Name, config: Config = DEFAULT) -> None:
+    """Give a held transaction up: nothing of it takes effect."""
+    with _opened(config) as (warehouse, out, errors):
+        show_result(warehouse.rollback(name), out, errors)
 
 
 @app.command(name="undo", short_help="Undo a completed transaction.")

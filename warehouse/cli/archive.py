@@ -42,7 +42,10 @@ def show_transaction(item: TransactionInfo, out: Console) -> None:
         markup=False,
     )
     for step in item.steps:
-        out.print(f"{step.name} ({step.tag})", markup=False, style="bold")
+        where = step.tag if step.action is None else f"calls {step.action}"
+        out.print(f"{step.name} ({where})", markup=False, style="bold")
+        for record in step.output or ():
+            out.print(f"  put out {_text(record)}", markup=False)
         for change in step.changes:
             out.print(f"  {change.action} {change.entity} {_text(change.key)}", markup=False)
             for field, before, after in _differences(change.before, change.after):

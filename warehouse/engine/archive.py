@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, get_args
 import anyio
 import anyio.to_thread
 
+from warehouse import conversions
 from warehouse.engine.ending import reach
 from warehouse.engine.lease import Lease
 from warehouse.engine.options import Options
@@ -23,14 +24,15 @@ from warehouse.errors import (
     AlreadyFinished,
     InvalidOperation,
     StepFailed,
+    TransactionConflict,
     UnknownTransaction,
     WarehouseError,
     did_you_mean,
 )
 from warehouse.journal.base import FINAL, Entry, lock
 from warehouse.operations import Source
-from warehouse.records import ABSENT, Change
-from warehouse.registry import Registry
+from warehouse.records import ABSENT, Change, Record
+from warehouse.registry import Participant, Registry
 from warehouse.results import ChangeInfo, HistoryItem, State, StepInfo, TransactionInfo, TransactionResult
 
 How = Literal["retry", "force", "accept"]
@@ -103,15 +105,8 @@ class Archive:
 
     async def history(self, source: Source, key: Mapping[str, Any], limit: int) -> list[HistoryItem]:
         """What was changed of a record, newest first."""
-        participant = await self._registry.connected(source.tag)
-        info = await participant.adapter.describe(source.target)
-        if set(key) != set(info.key):
-            wanted = ", ".join(info.key) or "nothing that could be looked up"
-            raise InvalidOperation(
-                f"the key of {source.target} is {wanted}, not {', '.join(key)}", tag=source.tag, field="key"
-            )
-        await self.flush()
-        store, wanted_key = participant.identity, dict(key)
+        participant, wanted_key = await self._record(source, key)
+        store = participant.identity
         entries = await self._lease.journal.of_record(lock(store, source.target, wanted_key), limit)
         out: list[HistoryItem] = []
         for entry in entries:
@@ -123,6 +118,30 @@ class Archive:
                         if change.entity == source.target and change.key == wanted_key
                     ]
         return out
+
+    async def forget(self, source: Source, key: Mapping[str, Any]) -> int:
+        """Erase what the journal keeps of a record; see `AsyncWarehouse.forget`."""
+        participant, wanted = await self._record(source, key)
+        count, kept = await self._lease.journal.forget(lock(participant.identity, source.target, wanted))
+        if kept:
+            raise TransactionConflict(
+                f"{len(kept)} transactions need their images of {source.target} {wanted} still: {', '.join(kept)}",
+                tag=source.tag,
+                hint="forget it again once they have ended; a failed one is settled with resolve()",
+            )
+        return count
+
+    async def _record(self, source: Source, key: Mapping[str, Any]) -> tuple[Participant, Record]:
+        """Who has the record of this key, once all is written that is known of it. Raises InvalidOperation."""
+        participant = await self._registry.connected(source.tag)
+        info = await participant.adapter.describe(source.target)
+        if set(key) != set(info.key):
+            wanted = ", ".join(info.key) or "nothing that could be looked up"
+            raise InvalidOperation(
+                f"the key of {source.target} is {wanted}, not {', '.join(key)}", tag=source.tag, field="key"
+            )
+        await self.flush()
+        return participant, conversions.convert_record(dict(key), info.config.convert)
 
     # Undoing
 
@@ -165,6 +184,10 @@ class Archive:
                 step=calls[0].name,
                 hint="take back what it did by a transaction of your own"
                 + (", then resolve(id, 'accept')" if entry.state == "failed" else ""),
+            )
+        if entry.detail.get("forgotten"):
+            raise UnknownTransaction(
+                f"images of transaction {entry.transaction_id} were erased by forget(): it cannot be undone whole"
             )
         made = [(step, changes) for step, changes in entry.made() if changes]
         if not entry.steps and entry.detail.get("steps"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
 from warehouse.actions import Called
@@ -43,6 +43,11 @@ class EntryStep:
     @property
     def entities(self) -> frozenset[Entity]:
         return frozenset(change.entity for change in self.changes)
+
+    def without(self, record: Lock) -> EntryStep:
+        """The step with nothing of one record."""
+        left = tuple(item for item in self.changes if lock(self.store, item.entity, item.key) != record)
+        return replace(self, changes=left)
 
     def locks(self) -> dict[Lock, tuple[Entity, Key]]:
         """The locks of its changes, each with what it stands for."""
@@ -300,6 +305,13 @@ class Journal(Protocol):
 
     async def resolve(self, transaction_id: str, state: State, detail: dict[str, Any]) -> bool:
         """Give a `failed` transaction another end; false where it is not failed (any more)."""
+        ...
+
+    async def forget(self, lock: Lock) -> tuple[int, list[str]]:
+        """Erase what ended transactions keep of one record: of how many, and which keep theirs.
+
+        Those are open or `failed`, and need it to come to their end.
+        """
         ...
 
     async def claims(self) -> dict[Claim, str]:

@@ -204,6 +204,19 @@ class MemoryJournal:
         self._entries[transaction_id] = replace(entry, state=state, detail={**entry.detail, **detail})
         return True
 
+    async def forget(self, lock: Lock) -> tuple[int, list[str]]:
+        forgotten, kept = 0, []
+        for name, entry in self._entries.items():
+            if lock not in entry.locks():
+                continue
+            if entry.state not in PRUNED:
+                kept.append(name)
+                continue
+            steps = tuple(step.without(lock) for step in entry.steps)
+            self._entries[name] = replace(entry, steps=steps, detail={**entry.detail, "forgotten": True})
+            forgotten += 1
+        return forgotten, kept
+
     async def claims(self) -> dict[Claim, str]:
         now = time.time()
         return {

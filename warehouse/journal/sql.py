@@ -174,6 +174,17 @@ class SqlJournal:
     async def of_record(self, lock: Lock, limit: int) -> list[Entry]:
         return await self._read(tables.of_record, lock, limit)
 
+    async def forget(self, lock: Lock) -> tuple[int, list[str]]:
+        found = await self._write(tables.forget, lock)
+        if self._embedded:
+            await to_thread.run_sync(self._wipe, limiter=self._limiter)
+        return found
+
+    def _wipe(self) -> None:
+        """What was erased is still in the log until it is written back to the file."""
+        with self._errors("written"), self._started().connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     async def claims(self) -> dict[Claim, str]:
         return await self._read(tables.claims)
 
@@ -309,7 +320,7 @@ class SqlJournal:
 def _prepare(connection: Any, _: Any) -> None:
     """Durable at every commit, and readers that no writer blocks."""
     cursor = connection.cursor()
-    for pragma in (f"busy_timeout={_BUSY}", "synchronous=FULL"):
+    for pragma in (f"busy_timeout={_BUSY}", "synchronous=FULL", "secure_delete=FAST"):
         cursor.execute(f"PRAGMA {pragma}")
     _write_ahead(cursor)
     cursor.close()

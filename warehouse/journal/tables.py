@@ -359,6 +359,32 @@ def finish(connection: sa.Connection, claim: Claim, state: State, detail: dict[s
     change_state(connection, claim, state, detail, finished=time.time(), sequence=number)
 
 
+def forget(connection: sa.Connection, record: Lock) -> tuple[int, list[str]]:
+    """See `Journal.forget`. The transactions are taken one after the other, the steps of each as a whole."""
+    touched = sa.select(schema.records.c.transaction_id).where(schema.records.c.record == record)
+    forgotten, kept = 0, []
+    for name in list(connection.scalars(touched)):
+        row = connection.execute(_ROW, {"mine": name}).first()
+        if row is not None and row.state not in PRUNED:
+            kept.append(name)
+            continue
+        for step in connection.execute(_STEPS, {"mine": name}).all():
+            left = _entry_step(step).without(record)
+            columns = schema.steps.c
+            same = schema.steps.update().where(
+                columns.transaction_id == name, columns.position == step.position
+            )
+            connection.execute(same.values(body=left.body))
+        mine = schema.records.c.transaction_id == name
+        connection.execute(schema.records.delete().where(mine, schema.records.c.record == record))
+        if row is not None:
+            marked = encode({**decode(bytes(row.detail)), "forgotten": True})
+            columns = schema.transactions.c
+            connection.execute(schema.transactions.update().where(columns.id == name).values(detail=marked))
+            forgotten += 1
+    return forgotten, kept
+
+
 def take_over(
     connection: sa.Connection,
     claim: Claim,

@@ -378,6 +378,9 @@ class FaultyJournal:
     async def resolve(self, transaction_id: str, state: State, detail: dict[str, Any]) -> bool:
         return await self._through("resolve", lambda: self.inner.resolve(transaction_id, state, detail))
 
+    async def forget(self, lock: Lock) -> tuple[int, list[str]]:
+        return await self._through("forget", lambda: self.inner.forget(lock))
+
     async def claims(self) -> dict[Claim, str]:
         return await self._through("claims", self.inner.claims)
 
