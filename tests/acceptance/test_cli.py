@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from warehouse import Warehouse
+
 WAREHOUSE = Path(sys.executable).parent / "warehouse"
 CONFIG = """
 [journal]
@@ -260,3 +262,30 @@ def test_transactions_are_listed_shown_and_undone(warehouse, tmp_path):
     assert (unknown.returncode, unknown.stderr) == (1, "error: the journal has no transaction 'nobody'\n")
     assert "not failed" in warehouse("resolve", first, "--accept").stderr
     assert warehouse("resolve", first).returncode == 2
+
+
+def test_what_is_held_is_ended_and_what_is_known_forgotten(warehouse, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "rows.db")) as connection, connection:
+        connection.execute("CREATE TABLE things (id INTEGER PRIMARY KEY)")
+    config = {
+        "journal": {"url": f"sqlite:///{tmp_path}/journal.db"},
+        "adapters": {"rows": {"adapter": "sql", "url": f"sqlite:///{tmp_path}/rows.db"}},
+    }
+    lines = [f'[journal]\nurl = "{config["journal"]["url"]}"', "[adapters.rows]"]
+    lines += [f'{name} = "{value}"' for name, value in config["adapters"]["rows"].items()]
+    (tmp_path / "warehouse.toml").write_text("\n".join(lines), encoding="utf-8")
+    with Warehouse.from_config(config) as ours:
+        for number, name in enumerate(("one", "two")):
+            with ours.begin(name, hold=True) as tx:
+                tx.insert(None, "rows", "things", {"id": number})
+    assert warehouse("transactions", "--status", "held").stdout.count("held") == 2
+    assert "completed" in warehouse("commit", "one").stdout
+    assert "compensated" in warehouse("rollback", "two").stdout
+    again = warehouse("commit", "one")
+    assert (again.returncode, "is not held any more: it is completed" in again.stderr) == (1, True)
+    assert "no transaction is held under the name 'nobody'" in warehouse("commit", "nobody").stderr
+    assert "inserted" in warehouse("history", "rows", "things", "id=0").stdout
+    assert warehouse("forget", "rows", "things", "id=0").stdout == "erased from 1 transaction\n"
+    assert warehouse("history", "rows", "things", "id=0").stdout == "no changes\n"
+    with closing(sqlite3.connect(tmp_path / "rows.db")) as connection:
+        assert connection.execute("SELECT * FROM things").fetchall() == [(0,)]

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from integration.memory_world import STORES, UNIQUE, World, delete, insert, update
+from integration.memory_world import STORES, UNIQUE, World, delete, insert, turns, update
+from integration.test_recovery import pause
 from warehouse import (
     AlreadyFinished,
     ConstraintViolated,
@@ -389,6 +390,28 @@ async def test_locking_reads():
         async with world.warehouse.begin(pattern="saga") as tx:
             with pytest.raises(InvalidOperation, match="a saga keeps no locks"):
                 await tx.find(*THINGS, lock=True)
+
+
+@pytest.mark.parametrize("write", [insert("a", {"id": 3}), update("a", 1, {"n": 9}), delete("a", 1)])
+@pytest.mark.parametrize("pattern", ["staged", "saga"])
+async def test_a_locking_read_sees_nothing_half_committed(write, pattern):
+    """The record is free in its store; only the journal knows that the transaction has not come to its end."""
+    async with World() as world:
+        await world.fill("a", {"id": 1, "n": 1}, {"id": 2, "n": 2, "other": True})
+        paused, go_on = pause(world, "b.commit")
+        running = asyncio.ensure_future(world.run(write, insert("b", {"id": 1}), pattern=pattern))
+        await paused.wait()
+        await turns(50)
+        assert world.rows("a") != {1: {"n": 1}, 2: {"n": 2, "other": True}}
+        with pytest.raises(TransactionConflict):
+            async with world.warehouse.begin() as tx:
+                await tx.find(*THINGS, {"id": {"$ne": 2}}, lock=True)
+        async with world.warehouse.begin() as tx:
+            assert len(await tx.find(*THINGS, {"other": True}, lock=True)) == 1
+        go_on.set()
+        assert (await running).ok
+        async with world.warehouse.begin() as tx:
+            await tx.find(*THINGS, lock=True)
 
 
 async def test_find():

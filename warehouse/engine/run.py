@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 import anyio
 
+from warehouse import conditions
 from warehouse.actions import Called
 from warehouse.adapter import PreparedId, Query, StepChanges, TogetherUnit, Unit, UnitSettings
 from warehouse.engine.compensate import CallMade, Done, Terms
@@ -27,6 +28,7 @@ from warehouse.errors import (
     OutcomeUnknown,
     StepFailed,
     StoreError,
+    TransactionConflict,
     WarehouseError,
 )
 from warehouse.journal.base import (
@@ -41,7 +43,7 @@ from warehouse.journal.base import (
 )
 from warehouse.journal.base import locks as step_locks
 from warehouse.operations import Operation
-from warehouse.records import Change, Entity, Key, Record
+from warehouse.records import Absent, Change, Entity, Key, Record
 from warehouse.registry import Participant
 from warehouse.results import Pattern, Residue, State, Status
 
@@ -302,8 +304,22 @@ class Run:
         return found.value(state.rows())
 
     async def find(self, participant: Participant, query: Query) -> list[Record]:
-        """Read in the participant's unit: the transaction's own steps are seen."""
-        return await (await self.open(participant)).unit.find(query)
+        """Read in the participant's unit: the transaction's own steps are seen.
+
+        A read that locks raises TransactionConflict where a transaction that has not come to its end has changed
+        what it would see: in this store that may be committed already, or not yet.
+        """
+        records = await (await self.open(participant)).unit.find(query)
+        if query.lock:
+            for change in await self.journal.unfinished(participant.identity, query.info.entity):
+                images = (image for image in (change.before, change.after) if not isinstance(image, Absent))
+                if any(conditions.evaluate(query.where, image) for image in images):
+                    raise TransactionConflict(
+                        f"{change.entity} {change.key} was changed by a transaction that has not ended yet",
+                        tag=participant.tag,
+                        hint="run the block again",
+                    )
+        return records
 
     # Units
 
