@@ -68,10 +68,12 @@ class JournalSettings(Settings):
     """`[journal]`. Durations are seconds; `retention` and `image_retention` count from a transaction's end.
 
     `recover`: whether an open Warehouse looks for what dead ones left behind (`auto`), or only when told to
-    (`manual`).
+    (`manual`). `key` encrypts the images that are kept: a Fernet key, or several, of which the first encrypts and
+    each decrypts.
     """
 
     url: SecretStr = SecretStr("sqlite:///warehouse-journal.db")
+    key: SecretStr | None = None
     retention: Seconds = 604_800
     image_retention: Seconds = 604_800
     lease: Seconds = 15

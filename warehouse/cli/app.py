@@ -218,6 +218,14 @@ def forget_command(
         out.print(f"erased from {count} transaction{'' if count == 1 else 's'}", markup=False)
 
 
+@app.command(name="key", short_help="Make a key that encrypts the journal.")
+def key_command() -> None:
+    """Print a new key for `key` of [journal], which encrypts the images there. Whoever loses it loses them."""
+    from cryptography.fernet import Fernet
+
+    typer.echo(Fernet.generate_key().decode())
+
+
 @app.command(name="commit", short_help="Commit a held transaction.")
 def commit_command(name: Name, config: Config = DEFAULT) -> None:
     """Make a held transaction take effect, which `warehouse transactions --status held` lists."""

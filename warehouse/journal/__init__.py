@@ -6,6 +6,7 @@ from warehouse.config import JournalSettings
 from warehouse.errors import ConfigError
 from warehouse.journal.base import Entry, EntryStep, Journal, Lock
 from warehouse.journal.memory import MemoryJournal
+from warehouse.journal.seal import Seal
 
 __all__ = ["Entry", "EntryStep", "Journal", "Lock", "open_journal"]
 
@@ -22,7 +23,7 @@ def open_journal(settings: JournalSettings) -> Journal:
     if is_url and scheme in _SQL:
         from warehouse.journal.sql import SqlJournal
 
-        return SqlJournal(url)
+        return SqlJournal(url, Seal(None if settings.key is None else settings.key.get_secret_value()))
     raise ConfigError(
         f"journal.url has the scheme {scheme!r}" if is_url else "journal.url is no URL",
         hint="use sqlite:///file, postgresql://..., mysql://... or memory:// (redis:// is not supported yet)",

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 from warehouse.errors import ConfigError
+from warehouse.journal.seal import PROOF, Seal
 
 VERSION: Final = 3
 # What whoever creates the tables locks: a number of ours, and a name.
@@ -37,6 +38,7 @@ meta = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("sequence", sa.BigInteger, nullable=False),
     sa.Column("uid", _TEXT, nullable=False, server_default=""),
+    sa.Column("proof", _BYTES),
 )
 owners = sa.Table(
     "warehouse_owners",
@@ -103,10 +105,10 @@ keys = sa.Table(
 )
 
 
-def create(connection: sa.Connection) -> str:
+def create(connection: sa.Connection, seal: Seal) -> str:
     """Create what is missing and migrate what is older; ConfigError if a newer program made the tables.
 
-    Any number of processes may do this at once. Returns the journal's `uid`.
+    Any number of processes may do this at once. Returns the journal's `uid`. ConfigError if `seal` does not open it.
     """
     with _alone(connection):
         known = sa.inspect(connection).has_table(meta.name)
@@ -120,7 +122,11 @@ def create(connection: sa.Connection) -> str:
             connection.execute(meta.insert().values(id=1, version=VERSION, sequence=0, uid=uuid4().hex[:16]))
         elif version != VERSION:
             connection.execute(meta.update().values(version=VERSION))
-        return str(connection.scalar(sa.select(meta.c.uid)))
+        uid, proof = connection.execute(sa.select(meta.c.uid, meta.c.proof)).one()
+        seal.check(None if proof is None else bytes(proof))
+        if seal.encrypts:
+            connection.execute(meta.update().values(proof=seal.close(PROOF)))
+        return str(uid)
 
 
 def _alone(connection: sa.Connection) -> AbstractContextManager[None]:
@@ -138,6 +144,7 @@ def _named_lock(connection: sa.Connection) -> Iterator[None]:
         raise ConfigError("another process has been creating the journal's tables for too long")
     try:
         yield
+        connection.commit()  # whoever has the lock next must see it
     finally:
         connection.scalar(sa.select(sa.func.release_lock(_CREATING_NAME)))
 
@@ -150,8 +157,8 @@ def _add_owners(connection: sa.Connection) -> None:
 
 
 def _add_uid(connection: sa.Connection) -> None:
-    """From 2 to 3: what tells this journal from others, and until when a transaction is held."""
-    _add(connection, meta.c.uid, transactions.c.expires)
+    """From 2 to 3: what tells this journal from others, what proves its key, and when a held transaction expires."""
+    _add(connection, meta.c.uid, meta.c.proof, transactions.c.expires)
     connection.execute(meta.update().values(uid=uuid4().hex[:16]))
 
 

@@ -35,6 +35,7 @@ from warehouse.journal.base import (
     ReplyLost,
     name_key,
 )
+from warehouse.journal.seal import Seal
 from warehouse.records import Change, Entity
 from warehouse.results import State
 
@@ -60,7 +61,7 @@ _AGAIN: Final = 0.01
 class SqlJournal:
     """A `Journal` in tables of its own, `warehouse_*`, made when it is first opened."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, seal: Seal | None = None) -> None:
         """Take a database URL; ConfigError where it is none, or of a database that cannot be a journal."""
         try:
             parsed = make_url(url)
@@ -76,6 +77,7 @@ class SqlJournal:
         if self._embedded and parsed.database in {None, "", ":memory:"}:
             raise ConfigError("journal.url names no file", hint="use sqlite:///file, or memory://")
         self.uid = ""
+        self._seal = seal or Seal()
         self._engine: sa.Engine | None = None
         self._known_errors: tuple[type[Exception], ...] = (SQLAlchemyError, OSError)
         self._reader: sa.Connection | None = None
@@ -93,9 +95,10 @@ class SqlJournal:
     def _open(self) -> None:
         try:
             self._engine = self._make_engine()
+            sa.event.listen(self._engine, "connect", self._note_seal)
             self._known_errors = (SQLAlchemyError, OSError, self._engine.dialect.loaded_dbapi.Error)
             with self._transaction(JournalUnavailable) as connection:
-                self.uid = schema.create(connection)
+                self.uid = schema.create(connection, self._seal)
             if self._embedded:
                 self._reader = self._engine.connect()
         except ImportError as error:
@@ -109,6 +112,9 @@ class SqlJournal:
             raise JournalUnavailable(
                 f"the journal {self.description} cannot be opened: {_said(error)}"
             ) from error
+
+    def _note_seal(self, _: Any, record: Any) -> None:
+        record.info[tables.SEAL] = self._seal
 
     def _make_engine(self) -> sa.Engine:
         if not self._embedded:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -29,6 +29,7 @@ from warehouse.journal.base import (
 )
 from warehouse.journal.codec import decode, encode
 from warehouse.journal.rows import unpack
+from warehouse.journal.seal import Seal
 from warehouse.records import Change, Entity
 from warehouse.results import State
 
@@ -58,6 +59,23 @@ _GIVE_NAME_BACK: Final = schema.keys.delete().where(
     schema.keys.c.transaction_id == _mine, schema.keys.c.expires == _NEVER
 )
 _RELEASE: Final = schema.locks.delete().where(schema.locks.c.transaction_id == _mine)
+
+
+# Under which name a connection knows the journal's seal.
+SEAL: Final = "warehouse.seal"
+
+
+def _seal(connection: sa.Connection) -> Seal:
+    return cast("Seal", connection.info[SEAL])
+
+
+def _close(connection: sa.Connection, detail: Mapping[str, Any]) -> bytes:
+    return _seal(connection).close(encode(detail))
+
+
+def _open(connection: sa.Connection, detail: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = decode(_seal(connection).open(bytes(detail)))
+    return found
 
 
 class Duplicate(JournalUnavailable):
@@ -94,7 +112,7 @@ def unfinished(connection: sa.Connection, store: str, entity: Entity) -> list[Ch
         change
         for row in connection.execute(query)
         if row.entities is None or entity in _entities(row.entities)
-        for change in unpack(bytes(row.body))[0]
+        for change in unpack(_seal(connection).open(bytes(row.body)))[0]
         if change.entity == entity
     ]
 
@@ -117,7 +135,11 @@ def entries(connection: sa.Connection, states: Iterable[State] | None) -> list[E
         query = query.where(schema.transactions.c.state.in_(list(states)))
     out = []
     for row in connection.execute(query).all():
-        entry = _entry(row, [_entry_step(step) for step in connection.execute(_STEPS, {"mine": row.id})])
+        entry = _entry(
+            connection,
+            row,
+            [_entry_step(connection, step) for step in connection.execute(_STEPS, {"mine": row.id})],
+        )
         if _TOMBSTONE not in entry.detail:
             out.append(entry)
     return out
@@ -127,7 +149,11 @@ def entry(connection: sa.Connection, transaction_id: str) -> Entry | None:
     row = connection.execute(_ROW, {"mine": transaction_id}).first()
     if row is None:
         return None
-    found = _entry(row, [_entry_step(step) for step in connection.execute(_STEPS, {"mine": transaction_id})])
+    found = _entry(
+        connection,
+        row,
+        [_entry_step(connection, step) for step in connection.execute(_STEPS, {"mine": transaction_id})],
+    )
     return None if _TOMBSTONE in found.detail else found
 
 
@@ -141,7 +167,7 @@ def recent(connection: sa.Connection, states: Iterable[State] | None, limit: int
     query = sa.select(schema.transactions).order_by(columns.started.desc(), columns.id).limit(limit)
     if states is not None:
         query = query.where(columns.state.in_(list(states)))
-    found = [_entry(row, []) for row in connection.execute(query)]
+    found = [_entry(connection, row, []) for row in connection.execute(query)]
     return [entry for entry in found if _TOMBSTONE not in entry.detail]
 
 
@@ -149,7 +175,7 @@ def latest(connection: sa.Connection, name: str) -> Entry | None:
     columns = schema.transactions.c
     query = sa.select(schema.transactions).where(columns.name == name, columns.state.in_(sorted(FINAL)))
     row = connection.execute(query.order_by(columns.started.desc()).limit(1)).first()
-    return None if row is None else _entry(row, [])
+    return None if row is None else _entry(connection, row, [])
 
 
 def of_record(connection: sa.Connection, lock: Lock, limit: int) -> list[Entry]:
@@ -166,7 +192,7 @@ def resolve(connection: sa.Connection, transaction_id: str, state: State, detail
         return False
     columns = schema.transactions.c
     failed = schema.transactions.update().where(columns.id == transaction_id, columns.state == "failed")
-    merged = encode({**decode(bytes(row.detail)), **detail})
+    merged = _close(connection, {**_open(connection, row.detail), **detail})
     return connection.execute(failed.values(state=state, detail=merged)).rowcount == 1
 
 
@@ -192,8 +218,13 @@ def keyed(connection: sa.Connection, key: str) -> Keyed | None:
     return None if row is None else Keyed(row.transaction_id, bytes(row.fingerprint))
 
 
-def _entry_step(row: Any) -> EntryStep:
-    changes, called = unpack(bytes(row.body))
+def _steps(connection: sa.Connection, transaction_id: str) -> list[EntryStep]:
+    rows = connection.execute(_STEPS, {"mine": transaction_id})
+    return [_entry_step(connection, row) for row in rows]
+
+
+def _entry_step(connection: sa.Connection, row: Any) -> EntryStep:
+    changes, called = unpack(_seal(connection).open(bytes(row.body)))
     return EntryStep(
         index=row.position,
         name=row.name,
@@ -205,7 +236,7 @@ def _entry_step(row: Any) -> EntryStep:
     )
 
 
-def _entry(row: Any, steps: list[EntryStep]) -> Entry:
+def _entry(connection: sa.Connection, row: Any, steps: list[EntryStep]) -> Entry:
     return Entry(
         transaction_id=row.id,
         name=row.name,
@@ -213,7 +244,7 @@ def _entry(row: Any, steps: list[EntryStep]) -> Entry:
         state=row.state,
         steps=tuple(steps),
         tokens=decode(bytes(row.tokens)),
-        detail=decode(bytes(row.detail)),
+        detail=_open(connection, row.detail),
         owner=row.owner,
         epoch=row.epoch,
         expires=row.expires,
@@ -226,7 +257,7 @@ def _entry(row: Any, steps: list[EntryStep]) -> Entry:
 
 
 def decide(connection: sa.Connection, entry: Entry, since: int) -> None:
-    _insert_transaction(connection, _values(entry))
+    _insert_transaction(connection, _values(connection, entry))
     if entry.idempotency is not None:
         _claim_key(connection, entry.transaction_id, entry.idempotency)
     if entry.state == "held":
@@ -239,11 +270,12 @@ def decide(connection: sa.Connection, entry: Entry, since: int) -> None:
 
 def note(connection: sa.Connection, entries: Sequence[Entry]) -> None:
     connection.execute(
-        schema.transactions.insert(), [{**_values(entry), "finished": entry.finished} for entry in entries]
+        schema.transactions.insert(),
+        [{**_values(connection, entry), "finished": entry.finished} for entry in entries],
     )
     connection.execute(
         schema.steps.insert(),
-        [_step_values(entry.transaction_id, step) for entry in entries for step in entry.steps],
+        [_step_values(connection, entry.transaction_id, step) for entry in entries for step in entry.steps],
     )
     connection.execute(
         schema.records.insert(),
@@ -255,7 +287,7 @@ def note(connection: sa.Connection, entries: Sequence[Entry]) -> None:
     )
 
 
-def _values(entry: Entry) -> dict[str, Any]:
+def _values(connection: sa.Connection, entry: Entry) -> dict[str, Any]:
     return {
         "id": entry.transaction_id,
         "name": entry.name,
@@ -263,7 +295,7 @@ def _values(entry: Entry) -> dict[str, Any]:
         "state": entry.state,
         "started": entry.started,
         "tokens": encode(entry.tokens),
-        "detail": encode(entry.detail),
+        "detail": _close(connection, entry.detail),
         "owner": entry.owner,
         "epoch": entry.epoch,
         "expires": entry.expires,
@@ -315,7 +347,10 @@ def append(  # noqa: PLR0917 - the arguments of `Journal.append`
     if tokens:
         values["tokens"] = encode({**decode(bytes(row.tokens)), **tokens})
     if change is not None:
-        values |= {"state": change[0], "detail": encode({**decode(bytes(row.detail)), **change[1]})}
+        values |= {
+            "state": change[0],
+            "detail": _close(connection, {**_open(connection, row.detail), **change[1]}),
+        }
     if values:
         _update(connection, claim, **values)
 
@@ -324,7 +359,7 @@ def entomb(connection: sa.Connection, transaction_id: str) -> bool:
     """Insert a tombstone, unless one is there; true if the transaction is there. Duplicate: look again."""
     row = connection.execute(_ROW, {"mine": transaction_id}).first()
     if row is not None:
-        return _TOMBSTONE not in decode(bytes(row.detail))
+        return _TOMBSTONE not in _open(connection, row.detail)
     now = time.time()
     values = {
         "id": transaction_id,
@@ -333,7 +368,7 @@ def entomb(connection: sa.Connection, transaction_id: str) -> bool:
         "started": now,
         "finished": now,
         "tokens": encode({}),
-        "detail": encode({_TOMBSTONE: True}),
+        "detail": _close(connection, {_TOMBSTONE: True}),
     }
     _insert_transaction(connection, values)
     return False
@@ -344,7 +379,7 @@ def change_state(
 ) -> None:
     row = _claimed_row(connection, claim)
     if detail:
-        values["detail"] = encode({**decode(bytes(row.detail)), **detail})
+        values["detail"] = _close(connection, {**_open(connection, row.detail), **detail})
     _update(connection, claim, state=state, **values)
 
 
@@ -369,16 +404,16 @@ def forget(connection: sa.Connection, record: Lock) -> tuple[int, list[str]]:
             kept.append(name)
             continue
         for step in connection.execute(_STEPS, {"mine": name}).all():
-            left = _entry_step(step).without(record)
+            left = _entry_step(connection, step).without(record)
             columns = schema.steps.c
             same = schema.steps.update().where(
                 columns.transaction_id == name, columns.position == step.position
             )
-            connection.execute(same.values(body=left.body))
+            connection.execute(same.values(body=_seal(connection).close(left.body)))
         mine = schema.records.c.transaction_id == name
         connection.execute(schema.records.delete().where(mine, schema.records.c.record == record))
         if row is not None:
-            marked = encode({**decode(bytes(row.detail)), "forgotten": True})
+            marked = _close(connection, {**_open(connection, row.detail), "forgotten": True})
             columns = schema.transactions.c
             connection.execute(schema.transactions.update().where(columns.id == name).values(detail=marked))
             forgotten += 1
@@ -395,8 +430,8 @@ def take_over(
     values: dict[str, Any] = {"owner": owner, "epoch": claim.epoch + 1}
     if change is not None:
         row = connection.execute(_ROW, {"mine": claim.transaction_id}).first()
-        detail = {} if row is None else decode(bytes(row.detail))
-        values |= {"state": change[0], "detail": encode({**detail, **change[1]})}
+        detail = {} if row is None else _open(connection, row.detail)
+        values |= {"state": change[0], "detail": _close(connection, {**detail, **change[1]})}
     open_now = state.not_in(sorted(FINAL)) if change is None else state == "held"
     taken = connection.execute(schema.transactions.update().where(*_is(claim), open_now).values(values))
     return Claim(claim.transaction_id, claim.epoch + 1) if taken.rowcount == 1 else None
@@ -504,10 +539,12 @@ def _query_of(table: str, paramstyle: str, count: int) -> str:
 
 def _add_steps(connection: sa.Connection, transaction_id: str, steps: Sequence[EntryStep]) -> None:
     if steps:
-        connection.execute(schema.steps.insert(), [_step_values(transaction_id, step) for step in steps])
+        connection.execute(
+            schema.steps.insert(), [_step_values(connection, transaction_id, step) for step in steps]
+        )
 
 
-def _step_values(transaction_id: str, step: EntryStep) -> dict[str, Any]:
+def _step_values(connection: sa.Connection, transaction_id: str, step: EntryStep) -> dict[str, Any]:
     return {
         "transaction_id": transaction_id,
         "position": step.index,
@@ -516,7 +553,7 @@ def _step_values(transaction_id: str, step: EntryStep) -> dict[str, Any]:
         "store": step.store,
         "priority": step.priority,
         "entities": encode(sorted([entity.kind, entity.name] for entity in step.entities)),
-        "body": step.body,
+        "body": _seal(connection).close(step.body),
     }
 
 
