@@ -26,7 +26,19 @@ most alike: ada
 """
 
 
-@pytest.mark.parametrize(("program", "output"), [("orders.py", ORDERS), ("users.py", USERS)])
+ONBOARDING = """\
+onboard:ada: held; accounts: 0
+onboard:ada: completed: mailbox of ada@example.com
+onboard:bob: held; accounts: 1
+onboard:bob: compensated: bob@example.org is nobody
+accounts: ['ada']
+users: ['ada']
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "output"), [("orders.py", ORDERS), ("users.py", USERS), ("onboarding.py", ONBOARDING)]
+)
 def test_the_examples_print_what_they_should(tmp_path, program, output):
     done = subprocess.run(
         [sys.executable, "-W", "error", EXAMPLES / program],

@@ -294,7 +294,7 @@ async def test_a_clash_is_told_even_if_the_store_goes_away_after_it():
 
 @pytest.mark.parametrize("made", [True, False])
 @pytest.mark.parametrize("tag", ["a", "p"])
-async def test_a_lost_reply_while_undoing_is_tried_again_without_the_delta(tag, made):
+async def test_c12_a_lost_reply_while_undoing_is_tried_again_without_the_delta(tag, made):
     """Counterexample C12: what may have been made once is not subtracted twice."""
     async with World() as world:
         await world.fill(tag, {"id": 1, "n": 5})

@@ -945,7 +945,7 @@ async def test_a_unique_value_is_locked_like_a_record():
         assert "{'email': 'x@y'} is locked by" in result.error
 
 
-async def test_a_plan_that_another_transaction_outran_is_made_again():
+async def test_c08_a_plan_that_another_transaction_outran_is_made_again():
     """Counterexample C8: the record is free again, but not as it was read."""
     async with World(lock_timeout=5) as world:
         await world.fill("p", {"id": 1, "n": 0, "m": 0})

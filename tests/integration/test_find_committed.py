@@ -87,7 +87,7 @@ async def test_what_somebody_else_writes_beside_it_is_shown():
         await running
 
 
-async def test_what_ended_between_the_two_looks_is_read_again():
+async def test_c14_what_ended_between_the_two_looks_is_read_again():
     """C14: a transaction that fits between the first look into the journal and the last."""
     async with World() as world:
         await world.fill("p", {"id": 1, "n": 1})
@@ -116,7 +116,7 @@ async def test_a_read_that_is_never_consistent_ends():
             await seen(world, "p", timeout=0.2)
 
 
-async def test_what_was_told_is_seen_at_once():
+async def test_c20_what_was_told_is_seen_at_once():
     """C20: read-your-writes."""
     async with World() as world:
         for number in range(20):

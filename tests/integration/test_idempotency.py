@@ -123,7 +123,7 @@ async def test_a_key_outlives_a_crash():
         assert two.owner.everything() == {"a": {1: {}}, "p": {1: {}}}
 
 
-async def test_the_only_participant_is_journaled_before_its_commit():
+async def test_c19_the_only_participant_is_journaled_before_its_commit():
     """A crash right after the commit must not let the repeated call run again (C19)."""
     async with Two("a") as two:
         await crash(two, *ONE, at="a.commit", idempotency_key="k")

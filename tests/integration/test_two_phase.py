@@ -9,6 +9,7 @@ from integration.test_recovery import Two, pause
 from warehouse import InvalidOperation, JournalUnavailable, OutcomeUnknown, StepFailed, TransactionConflict
 from warehouse.errors import ConstraintViolated, StoreError, StoreUnavailable
 from warehouse.journal.base import ReplyLost
+from warehouse.journal.memory import MemoryJournal
 
 pytestmark = pytest.mark.anyio
 BOTH = (insert("a", {"id": 1}), insert("b", {"id": 1}))
@@ -137,7 +138,7 @@ async def test_after_the_decision_a_failed_commit_is_made_by_another_connection(
         await nothing_left(world)
 
 
-async def test_a_store_that_does_not_know_it_is_asked_again():
+async def test_c22_a_store_that_does_not_know_it_is_asked_again():
     """C22: "unknown" is never taken for "done"."""
     async with World() as world:
         world.faults.fail("b.commit", StoreUnavailable("connection lost"))
@@ -213,7 +214,7 @@ async def test_c13_what_was_decided_is_committed_by_whoever_comes():
         await nothing_left(two.other)
 
 
-async def test_a_late_vote_is_found_by_the_next_look():
+async def test_c13_a_late_vote_is_found_by_the_next_look():
     """C13: with a single look, what is prepared later would stay for ever."""
     async with Two("ab") as two:
         paused, go_on = pause(two.owner, "b.prepare")
@@ -229,6 +230,19 @@ async def test_a_late_vote_is_found_by_the_next_look():
         await two.recover()
         assert stores(two.owner) == NOTHING
         assert prepared(two.other) == []
+
+
+async def test_what_another_journal_decides_is_left_alone():
+    async with Two("ab") as two:
+        two.other.warehouse._journal.inner = two.other.journal = MemoryJournal()
+        paused, go_on = pause(two.owner, "journal.decide")
+        running = asyncio.ensure_future(two.owner.run(*BOTH, **TWO_PHASE))
+        await paused.wait()
+        assert await two.recover() == []
+        assert len(prepared(two.owner)) == 2
+        go_on.set()
+        assert (await running).ok
+        assert stores(two.owner) == MADE
 
 
 async def test_others_wait_for_what_is_prepared():

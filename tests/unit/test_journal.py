@@ -170,7 +170,7 @@ async def test_a_lock_keeps_others_out_wholly(journal):
     await journal.decide(other, await journal.sequence())
 
 
-async def test_who_read_before_another_finished_is_refused(journal):
+async def test_c08_who_read_before_another_finished_is_refused(journal):
     """Counterexample C8."""
     since = await journal.sequence()
     one = entry(step(1))
