@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from warehouse.engine.calls import execute
 from warehouse.engine.choose import check_step, choose
+from warehouse.engine.dependencies import check_references
 from warehouse.engine.engine import Engine
 from warehouse.engine.hold import hold, name_taken
 from warehouse.engine.options import Options
@@ -301,6 +302,8 @@ class AsyncTransaction:
             registry, actions = self._engine.registry, self._engine.actions
             drafted = draft(operation, len(names), [*names, name], registry, actions)
             step = await check(drafted, registry)
+            if step.refers:
+                check_references([step], [state.step for state in self._run.states.values()])
             check_step(step, self._run.pattern, alone=False)
             state = self._run.add(step)
             await self._execute(state)

@@ -553,3 +553,15 @@ async def test_participants():
         assert list(found) == list("abpq")
         assert isinstance(found["p"], StoreUnavailable)
         assert (found["a"].store, found["a"].holds, found["q"].guards) == ("memory", True, "full")
+
+
+async def test_a_reference_that_cannot_be_is_a_mistake_and_no_failure():
+    async with World() as world:
+        async with world.warehouse.begin() as tx:
+            await tx.insert(*THINGS, [{"id": 1}, {"id": 2}], name="two", returning=["id"])
+            for mistake in ("two.n", "two.5.id", "none.id"):
+                with pytest.raises(InvalidOperation, match="the reference"):
+                    await tx.insert(None, "b", "things", {"id": 3, "ref": {"$ref": mistake}})
+            await tx.insert(None, "b", "things", {"id": 3, "ref": {"$ref": "two.1.id"}})
+        assert tx.result.ok
+        assert world.rows("b") == {3: {"ref": 2}}

@@ -18,8 +18,8 @@ from neo4j.time import Date, DateTime, Duration, Time
 import servers
 from integration import arcadedb_peer
 from integration.neo4j_kit import STORES, Kit, kit_of
-from warehouse import updates
-from warehouse.adapter import Request, UnitSettings
+from warehouse import conditions, updates
+from warehouse.adapter import Query, Request, UnitSettings
 from warehouse.errors import (
     ConfigError,
     ConstraintViolated,
@@ -245,6 +245,22 @@ async def test_moments_compare_by_their_moment(kit):
         assert [record["id"] for record in await kit.find(info, where, order_by=("id",))] == ids, where
         (step,) = [await kit.do(await kit.update(info, where, {"seen": True}))]
         assert sorted(change.key["id"] for change in step) == ids
+
+
+async def test_a_number_keeps_its_kind_where_an_index_finds_it_by_another(kit):
+    """The planner takes the operand for the property's value where an index has compared them."""
+    info = await kit.info("User")
+    if kit.is_neo4j:
+        kit.run("CREATE INDEX user_n IF NOT EXISTS FOR (n:User) ON (n.n)")
+        kit.run("CALL db.awaitIndexes()")
+    await kit.do(await kit.insert(info, {"id": 1, "n": 1.0}, {"id": 2, "n": 2}))
+    for where, number in (({"n": 1}, 1.0), ({"n": 2.0}, 2), ({"n": {"$in": [2.0, 7]}}, 2)):
+        async with kit.unit() as unit:
+            inside = await unit.find(Query(info=info, where=conditions.parse(where)))
+        for (record,) in (await kit.find(info, where), inside):
+            assert (record["n"], type(record["n"])) == (number, type(number))
+    if kit.is_neo4j:
+        kit.run("DROP INDEX user_n IF EXISTS")
 
 
 # Names

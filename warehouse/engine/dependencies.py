@@ -62,9 +62,9 @@ def _misdirected(text: str, name: str, index: int, names: Sequence[str]) -> Inva
     return InvalidOperation(f"the reference {text!r} names a step that {problem}", hint=hint)
 
 
-def check_references(steps: Sequence[AnyStep]) -> None:
-    """Refuse a reference to what the step that it names cannot put out."""
-    by_name = {step.name: step for step in steps}
+def check_references(steps: Sequence[AnyStep], earlier: Iterable[AnyStep] = ()) -> None:
+    """Refuse a reference of `steps` to what the step that it names (one of them, or `earlier`) cannot put out."""
+    by_name = {step.name: step for step in (*earlier, *steps)}
     for step in steps:
         if step.refers:
             for found in map(reference, references(content(step.operation))):

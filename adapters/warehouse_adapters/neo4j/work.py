@@ -66,7 +66,8 @@ def search(query: Query, schema: Schema, *, offsets: bool) -> Search:
     where = operands(query.where)
     parameters = Parameters(offsets=offsets)
     test = cypher.condition(where, shape, parameters)
-    statement = f"MATCH {shape.pattern}{test.where} RETURN {returned(shape)}, properties(n) AS now"
+    # `properties(n)` gives the operand in place of an equal number that an index has found (Neo4j 5.26).
+    statement = f"MATCH {shape.pattern}{test.where} RETURN {returned(shape)}, n{{.*}} AS now"
     whole = test.exact and not query.order_by
     if whole and query.offset:
         statement += f" SKIP {parameters.bind(query.offset)}"
