@@ -9,7 +9,7 @@ import pytest
 
 from integration.memory_world import World, delete, insert, statuses, update, upsert
 from integration.test_recovery import pause
-from unit.test_journal import database, schema_of
+from unit.test_journal import database, emptied, schema_of
 from warehouse import (
     AlreadyFinished,
     AsyncWarehouse,
@@ -365,10 +365,12 @@ async def test_what_refers_to_a_record_is_undone_before_it(tmp_path):
 # Erasing
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres", "mariadb"])
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres", "mariadb", "redis"])
 async def test_a_forgotten_record_leaves_nothing_in_the_journal(tmp_path, kind, request):
     with ExitStack() as stack:
-        if kind in {"postgres", "mariadb"}:
+        if kind == "redis":
+            url = stack.enter_context(emptied(request.getfixturevalue("redis_server")))
+        elif kind in {"postgres", "mariadb"}:
             server = request.getfixturevalue(kind)
             url = stack.enter_context((database if kind == "postgres" else schema_of)(server))
         else:

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import redis
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
@@ -77,13 +78,25 @@ def schema_of(server):
     engine.dispose()
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres", "mariadb"])
+@contextmanager
+def emptied(server):
+    """The server's first database, which nobody else uses, before and after."""
+    with redis.Redis.from_url(server.url) as client:
+        client.flushdb()
+        yield server.url
+        client.flushdb()
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres", "mariadb", "redis"])
 def url(request, tmp_path):
     if request.param == "memory":
         yield "memory://"
     elif request.param == "sqlite":
         servers.used("SQLite", sqlite3.sqlite_version, "embedded")
         yield f"sqlite:///{tmp_path}/journal.db"
+    elif request.param == "redis":
+        with emptied(request.getfixturevalue("redis_server")) as fresh:
+            yield fresh
     elif request.param == "mariadb":
         with schema_of(request.getfixturevalue("mariadb")) as fresh:
             yield fresh
@@ -843,3 +856,62 @@ async def test_a_lost_commit_is_settled_by_a_tombstone(postgres):
         with pytest.raises(JournalUnavailable):
             await journal.decide(one, 0)
         await journal.close()
+
+
+# Redis
+
+
+@pytest.fixture
+def own_redis():
+    """A Redis that may be killed."""
+    server = servers.start("redis", private=True)
+    yield server
+    server.remove()
+
+
+async def test_a_redis_that_is_killed_and_comes_back_has_everything(own_redis):
+    async with World(journal=own_redis.url) as world:
+        done = await world.run(insert("a", {"id": 1}), insert("p", {"id": 1}))
+        assert done.ok
+        own_redis.kill()
+        with pytest.raises(JournalUnavailable):
+            await world.run(insert("a", {"id": 2}), insert("p", {"id": 2}))
+        assert world.rows("a") == world.rows("p") == {1: {}}
+        own_redis.start()
+        assert (await world.warehouse.show(done.transaction_id)).status == "completed"
+        assert (await world.run(insert("a", {"id": 2}), insert("p", {"id": 2}))).ok
+        assert await world.leftovers() == []
+        world.faults.before("journal.finish", lambda: asyncio.to_thread(own_redis.kill))
+        with pytest.raises(OutcomeUnknown) as caught:
+            await world.run(insert("a", {"id": 3}), insert("p", {"id": 3}))
+        own_redis.start()
+        (found,) = await world.warehouse.recover()
+        assert (found.transaction_id, found.status) == (caught.value.transaction_id, "completed")
+        assert set(world.rows("a")) == {1, 2, 3}
+
+
+async def test_a_redis_that_does_not_write_at_once_is_warned_of(own_redis, caplog):
+    with redis.Redis.from_url(own_redis.url) as client:
+        for setting, value, warned in (
+            ("appendfsync", "always", False),
+            ("appendfsync", "everysec", True),
+            ("appendonly", "no", True),
+        ):
+            client.config_set(setting, value)
+            caplog.clear()
+            journal = open_journal(JournalSettings(url=own_redis.url))
+            await journal.open()
+            await journal.close()
+            assert ("appendfsync always" in caplog.text) is warned
+
+
+async def test_a_redis_of_another_layout_or_none_at_all(own_redis):
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.hset("warehouse:meta", "version", "9")
+    with pytest.raises(ConfigError, match="layout 9"):
+        await open_journal(JournalSettings(url=own_redis.url)).open()
+    with pytest.raises(ConfigError, match="no URL of a Redis database"):
+        open_journal(JournalSettings(url="redis://localhost:port"))
+    own_redis.kill()
+    with pytest.raises(JournalUnavailable, match="cannot be opened"):
+        await open_journal(JournalSettings(url=own_redis.url)).open()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -514,7 +513,10 @@ def locks(states: Iterable[StepState]) -> dict[Lock, tuple[StepState, Entity, Ke
 
 
 async def _in_time(work: Callable[[], Awaitable[None]], limit: float | None) -> None:
-    with anyio.move_on_after(math.inf if limit is None else limit) as scope:
+    if limit is None:
+        await work()
+        return
+    with anyio.move_on_after(limit) as scope:
         await work()
     if scope.cancelled_caught:
         text = f"it took longer than {limit} s"

@@ -20,11 +20,16 @@ def open_journal(settings: JournalSettings) -> Journal:
     scheme = scheme.partition("+")[0]
     if is_url and scheme == "memory":
         return MemoryJournal()
+    seal = Seal(None if settings.key is None else settings.key.get_secret_value())
     if is_url and scheme in _SQL:
         from warehouse.journal.sql import SqlJournal
 
-        return SqlJournal(url, Seal(None if settings.key is None else settings.key.get_secret_value()))
+        return SqlJournal(url, seal)
+    if is_url and scheme in {"redis", "rediss"}:
+        from warehouse.journal.redis import RedisJournal
+
+        return RedisJournal(url, seal)
     raise ConfigError(
         f"journal.url has the scheme {scheme!r}" if is_url else "journal.url is no URL",
-        hint="use sqlite:///file, postgresql://..., mysql://... or memory:// (redis:// is not supported yet)",
+        hint="use sqlite:///file, postgresql://..., mysql://..., redis://... or memory://",
     )

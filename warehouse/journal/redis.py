@@ -1,0 +1,543 @@
+"""The journal in Redis. Every write is one script there: all of its checks hold, and then all of it is made.
+
+What a transaction is, is one value (`row`) with a revision; who changes it says which revision it has read, so that
+a change in between is noticed and the write made anew. Redis must write each reply to disk first (`appendonly yes`,
+`appendfsync always`): where it says that it does not, a warning is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+from uuid import uuid4
+
+from warehouse.errors import ConfigError, JournalUnavailable
+from warehouse.journal.base import (
+    FINAL,
+    PRUNED,
+    Claim,
+    Entry,
+    EntryStep,
+    Heartbeat,
+    Idempotency,
+    Keyed,
+    KeyTaken,
+    Lock,
+    RecordLocked,
+    ReplyLost,
+    Superseded,
+    name_key,
+)
+from warehouse.journal.codec import decode, encode
+from warehouse.journal.redis_store import (
+    ALL,
+    CHUNK,
+    ENDED,
+    FINISHED,
+    IMAGES,
+    KEYS,
+    LAST,
+    LOCKS,
+    META,
+    NUMBER,
+    OPEN,
+    ORDER,
+    OWNERS,
+    Command,
+    Store,
+    checks,
+    each,
+    ended,
+    place,
+)
+from warehouse.journal.rows import unpack
+from warehouse.journal.seal import PROOF, Seal
+from warehouse.records import Change, Entity
+from warehouse.results import State
+
+_log = logging.getLogger("warehouse")
+_VERSION: Final = b"1"
+_TOMBSTONE: Final = "tombstone"
+_NEVER: Final = 1e15
+
+
+class RedisJournal:
+    """A `Journal` in the keys `warehouse:*` of one Redis database. Not for a cluster."""
+
+    identity: str | None = None
+
+    def __init__(self, url: str, seal: Seal | None = None) -> None:
+        """Take a URL as `redis://host:6379/0`; ConfigError where it is none, or redis is not installed."""
+        self._store = Store(url)
+        self._client = self._store.client
+        self.description = self._store.description
+        self.uid = ""
+        self._seal = seal or Seal()
+
+    # Life
+
+    async def open(self) -> None:
+        """See `Journal.open`."""
+        self._store.opened = True
+        try:
+            async with self._store.errors("opened"):
+                await self._open()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _open(self) -> None:
+        await self._client.hsetnx(META, "version", _VERSION)
+        await self._client.hsetnx(META, "uid", uuid4().hex[:16])
+        meta = await self._client.hgetall(META)
+        if meta[b"version"] != _VERSION:
+            found = meta[b"version"].decode()
+            raise ConfigError(
+                f"the journal has the layout {found}, and this program needs {_VERSION.decode()}"
+            )
+        self.uid = meta[b"uid"].decode()
+        self._seal.check(meta.get(b"proof"))
+        if self._seal.encrypts:
+            await self._client.hset(META, "proof", self._seal.close(PROOF))
+        await self._check_durable()
+
+    async def _check_durable(self) -> None:
+        from redis.exceptions import ResponseError
+
+        try:
+            found = await self._client.config_get("append*")
+        except ResponseError:  # not permitted: whoever runs it knows
+            return
+        if found.get("appendonly") != "yes" or found.get("appendfsync") != "always":
+            _log.warning(
+                "the journal %s loses what it has promised in a crash: set appendonly yes and appendfsync always",
+                self.description,
+            )
+
+    async def close(self) -> None:
+        """See `Journal.close`."""
+        self._store.opened = False
+        await self._client.aclose()
+
+    # Reading
+
+    async def sequence(self) -> int:
+        async with self._store.errors("read"):
+            return int(await self._client.hget(META, "sequence") or 0)
+
+    async def touched(self, since: int) -> frozenset[tuple[str, Entity]]:
+        async with self._store.errors("read"):
+            names = await self._client.zrangebyscore(ORDER, f"({since}", "+inf")
+        found = await self._entries(names)
+        return frozenset(
+            (step.store, entity) for entry, _ in found for step in entry.steps for entity in step.entities
+        )
+
+    async def unfinished(self, store: str, entity: Entity) -> list[Change]:
+        return [
+            change
+            for entry, _ in await self._range(OPEN)
+            for step in entry.steps
+            if step.store == store
+            for change in step.changes
+            if change.entity == entity
+        ]
+
+    async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:
+        for start in range(0, len(locks), CHUNK):
+            part = list(locks[start : start + CHUNK])
+            async with self._store.errors("read"):
+                holders = await self._client.hmget(LOCKS, part)
+            for item, holder in zip(part, holders, strict=True):
+                if holder is not None:
+                    return RecordLocked(holder.decode(), item)
+        return None
+
+    async def keyed(self, key: str) -> Keyed | None:
+        async with self._store.errors("read"):
+            found = await self._client.hget(KEYS, key)
+        return _keyed(found)
+
+    async def held(self, name: str) -> str | None:
+        keyed = await self.keyed(name_key(name))
+        return None if keyed is None else keyed.transaction_id
+
+    async def latest(self, name: str) -> Entry | None:
+        found = [entry for entry, _ in await self._range(place("name", name)) if entry.state in FINAL]
+        return replace(found[-1], steps=()) if found else None
+
+    async def is_mine(self, claim: Claim) -> bool:
+        found = await self._read(claim.transaction_id)
+        return found is not None and found[0].state not in FINAL and found[0].epoch == claim.epoch
+
+    async def entry(self, transaction_id: str) -> Entry | None:
+        found = await self._read(transaction_id)
+        return None if found is None or _TOMBSTONE in found[0].detail else found[0]
+
+    async def entries(self, states: Iterable[State] | None = None) -> list[Entry]:
+        wanted = None if states is None else set(states)
+        found = [entry for entry, _ in await self._range(ALL)]
+        return [entry for entry in found if wanted is None or entry.state in wanted]
+
+    async def recent(self, states: Iterable[State] | None, limit: int) -> list[Entry]:
+        wanted = None if states is None else set(states)
+        out: list[Entry] = []
+        start = 0
+        while len(out) < limit:
+            async with self._store.errors("read"):
+                names = await self._client.zrevrange(ALL, start, start + CHUNK - 1)
+            if not names:
+                break
+            start += len(names)
+            found = [entry for entry, _ in await self._entries(names)]
+            out += [replace(entry, steps=()) for entry in found if wanted is None or entry.state in wanted]
+        return out[:limit]
+
+    async def of_record(self, lock: Lock, limit: int) -> list[Entry]:
+        async with self._store.errors("read"):
+            names = await self._client.zrevrange(place("record", lock), 0, limit - 1)
+        return [entry for entry, _ in await self._entries(names)]
+
+    async def claims(self) -> dict[Claim, str]:
+        now = time.time()
+        return {
+            entry.claim: entry.owner
+            for entry, _ in await self._range(OPEN)
+            if entry.state != "held" or (entry.expires or 0) <= now
+        }
+
+    async def heartbeats(self) -> dict[str, Heartbeat]:
+        async with self._store.errors("read"):
+            found = await self._client.hgetall(OWNERS)
+        return {owner.decode(): Heartbeat(*decode(content)) for owner, content in found.items()}
+
+    async def _range(self, where: bytes) -> list[tuple[Entry, bytes]]:
+        """The entries of a sorted set, in its order."""
+        async with self._store.errors("read"):
+            names = await self._client.zrange(where, 0, -1)
+        return await self._entries(names)
+
+    async def _entries(self, names: Sequence[bytes]) -> list[tuple[Entry, bytes]]:
+        """Those of these names that are there (and no tombstones), each with its revision."""
+        out: list[tuple[Entry, bytes]] = []
+        for start in range(0, len(names), CHUNK):
+            part = names[start : start + CHUNK]
+            async with self._store.errors("read"), self._client.pipeline(transaction=True) as pipe:
+                for name in part:
+                    pipe.hgetall(place("transaction", name))
+                    pipe.hgetall(place("steps", name))
+                replies = await pipe.execute()
+            for name, row, steps in zip(part, replies[::2], replies[1::2], strict=True):
+                if row:
+                    out.append((self._entry(name.decode(), row, steps), row[b"revision"]))
+        return [item for item in out if _TOMBSTONE not in item[0].detail]
+
+    async def _read(self, transaction_id: str) -> tuple[Entry, bytes] | None:
+        """One entry, or tombstone, with its revision."""
+        async with self._store.errors("read"), self._client.pipeline(transaction=True) as pipe:
+            pipe.hgetall(place("transaction", transaction_id))
+            pipe.hgetall(place("steps", transaction_id))
+            row, steps = await pipe.execute()
+        return (self._entry(transaction_id, row, steps), row[b"revision"]) if row else None
+
+    def _entry(self, transaction_id: str, row: dict[bytes, bytes], steps: dict[bytes, bytes]) -> Entry:
+        content = decode(self._seal.open(row[b"row"]))
+        found = [self._step(int(place), body) for place, body in steps.items()]
+        return Entry(
+            transaction_id=transaction_id, steps=tuple(sorted(found, key=lambda step: step.index)), **content
+        )
+
+    def _step(self, index: int, kept: bytes) -> EntryStep:
+        name, tag, store, priority, body = decode(self._seal.open(kept))
+        changes, called = unpack(body)
+        return EntryStep(
+            index=index, name=name, tag=tag, store=store, changes=changes, priority=priority, called=called
+        )
+
+    # Writing
+
+    async def decide(self, entry: Entry, since: int) -> None:
+        keys = [] if entry.idempotency is None else [entry.idempotency]
+        if entry.state == "held":
+            keys.append(Idempotency(name_key(str(entry.name)), b"name", _NEVER))
+        conditions: list[Command] = [("absent", place("transaction", entry.transaction_id))]
+        writes: list[Command] = []
+        for wanted in keys:
+            before = await self._free_key(wanted)
+            conditions.append(("equal", KEYS, wanted.key, before))
+            content = encode([entry.transaction_id, wanted.fingerprint, wanted.expires])
+            writes.append(("HSET", KEYS, wanted.key, content))
+            writes.append(("SADD", place("keysof", entry.transaction_id), wanted.key))
+        locks = list(entry.locks())
+        conditions += checks(entry.transaction_id, locks, since)
+        writes += self._new(entry, locks)
+        writes += each("HSET", LOCKS, [(item, entry.transaction_id) for item in locks])
+        writes.append(("ZADD", OPEN, entry.started, entry.transaction_id))
+        said = await self._store.write([*conditions, *writes])
+        if said[0] == b"changed":
+            raise KeyTaken(f"the idempotency key {keys[0].key!r} is taken")
+        if said[0] == b"present":
+            raise JournalUnavailable(f"the journal has a transaction {entry.transaction_id} already")
+        _raise_locked(said)
+
+    async def _free_key(self, wanted: Idempotency) -> bytes:
+        """What the key has now: nothing, or what has expired. Raises KeyTaken."""
+        async with self._store.errors("read"):
+            found = await self._client.hget(KEYS, wanted.key)
+        if _keyed(found) is not None:
+            raise KeyTaken(f"the idempotency key {wanted.key!r} is taken")
+        return found or b""
+
+    async def append(
+        self,
+        claim: Claim,
+        steps: Sequence[EntryStep],
+        since: int,
+        tokens: dict[str, str],
+        change: tuple[State, dict[str, Any]] | None = None,
+    ) -> None:
+        locks = list({item: None for step in steps for item in step.locks()})
+
+        def changed(entry: Entry) -> tuple[Entry, list[Command]]:
+            name = claim.transaction_id
+            writes = checks(name, locks, since) + self._steps(name, steps)
+            writes += self._records(replace(entry, steps=tuple(steps)), locks)
+            writes += each("HSET", LOCKS, [(item, name) for item in locks])
+            entry = replace(entry, tokens={**entry.tokens, **tokens})
+            if change is not None:
+                entry = replace(entry, state=change[0], detail={**entry.detail, **change[1]})
+            return entry, writes
+
+        await self._change(claim, changed)
+
+    async def settle(self, transaction_id: str) -> bool:
+        while True:
+            found = await self._read(transaction_id)
+            if found is not None:
+                return _TOMBSTONE not in found[0].detail
+            entry = Entry(
+                transaction_id=transaction_id,
+                name=None,
+                pattern="staged",
+                state="compensated",
+                detail={_TOMBSTONE: True},
+                finished=time.time(),
+            )
+            where = place("transaction", transaction_id)
+            end = ("ZADD", ENDED, entry.finished, transaction_id)
+            try:
+                said = await self._store.write([("absent", where), *self._row(entry, b"1"), end])
+            except ReplyLost as error:
+                raise JournalUnavailable(error.message) from error
+            if said[0] == b"done":
+                return False
+
+    async def change_state(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
+        await self._change(
+            claim,
+            lambda entry: (replace(entry, state=state, detail={**entry.detail, **detail}), []),
+        )
+
+    async def finish(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
+        name, now = claim.transaction_id, time.time()
+        async with self._store.errors("read"):
+            keys = [item.decode() for item in await self._client.smembers(place("keysof", name))]
+            locks = list(await self._client.smembers(place("records", name)))
+
+        def finished(entry: Entry) -> tuple[Entry, list[Command]]:
+            given_back = [item for item in keys if state != "completed" or item == name_key(str(entry.name))]
+            writes: list[Command] = [("number", META), ("ZADD", ORDER, NUMBER, name)]
+            writes += each("HDEL", LOCKS, [(item,) for item in locks])
+            writes += each("HSET", FINISHED, [(item, NUMBER) for item in locks])
+            writes += each("ZADD", LAST, [(NUMBER, item) for item in locks])
+            writes += [("HDEL", KEYS, item) for item in given_back]
+            writes += [("SREM", place("keysof", name), item) for item in given_back]
+            writes.append(("ZREM", OPEN, name))
+            writes += ended(name, state, now)
+            return replace(entry, state=state, detail={**entry.detail, **detail}, finished=now), writes
+
+        await self._change(claim, finished)
+
+    async def note(self, entries: Sequence[Entry]) -> None:
+        writes: list[Command] = []
+        for entry in entries:
+            writes += self._new(entry, list(entry.locks()))
+            writes += ended(entry.transaction_id, entry.state, entry.finished or time.time())
+        await self._store.write(writes)
+
+    async def resolve(self, transaction_id: str, state: State, detail: dict[str, Any]) -> bool:
+        while True:
+            found = await self._read(transaction_id)
+            if found is None or found[0].state != "failed":
+                return False
+            entry, revision = found
+            end = ended(transaction_id, state, entry.finished or time.time())
+            entry = replace(entry, state=state, detail={**entry.detail, **detail})
+            if await self._swap(entry, revision, end):
+                return True
+
+    async def take_over(
+        self, claim: Claim, owner: str, change: tuple[State, dict[str, Any]] | None = None
+    ) -> Claim | None:
+        found = await self._read(claim.transaction_id)
+        if found is None or found[0].state in FINAL or found[0].epoch != claim.epoch:
+            return None
+        entry, revision = found
+        if change is not None:
+            if entry.state != "held":
+                return None
+            entry = replace(entry, state=change[0], detail={**entry.detail, **change[1]})
+        entry = replace(entry, owner=owner, epoch=claim.epoch + 1)
+        return entry.claim if await self._swap(entry, revision, []) else None
+
+    async def forget(self, lock: Lock) -> tuple[int, list[str]]:
+        forgotten, kept = 0, []
+        async with self._store.errors("read"):
+            names = await self._client.zrange(place("record", lock), 0, -1)
+        for name in (item.decode() for item in names):
+            while (found := await self._read(name)) is not None:
+                entry, revision = found
+                if entry.state not in PRUNED:
+                    kept.append(name)
+                    break
+                writes = self._steps(name, [step.without(lock) for step in entry.steps])
+                writes += [("ZREM", place("record", lock), name), ("SREM", place("records", name), lock)]
+                if await self._swap(
+                    replace(entry, detail={**entry.detail, "forgotten": True}), revision, writes
+                ):
+                    forgotten += 1
+                    break
+        return forgotten, kept
+
+    async def beat(self, owner: str, lease: float) -> None:
+        async with self._store.errors("read"):
+            before = await self._client.hget(OWNERS, owner)
+        count = decode(before)[0] if before else 0
+        await self._store.write([("HSET", OWNERS, owner, encode([count + 1, lease]))])
+
+    async def retire(self, owners: Iterable[str]) -> None:
+        await self._store.write([("HDEL", OWNERS, owner) for owner in owners])
+
+    async def prune(self, *, finished: float, images: float) -> None:
+        await self._prune_keys()
+        for where, before, whole in ((ENDED, finished, True), (IMAGES, images, False)):
+            start = 0
+            while True:
+                async with self._store.errors("read"):
+                    names = await self._client.zrangebyscore(
+                        where, "-inf", f"({before}", start=start, num=CHUNK
+                    )
+                if not names:
+                    break
+                for name in (item.decode() for item in names):
+                    start += 0 if await self._prune(name, whole=whole) else 1
+
+    async def _prune(self, name: str, *, whole: bool) -> bool:
+        """Remove a transaction, or its images; false where a key needs it."""
+        async with self._store.errors("read"):
+            needed = await self._client.exists(place("keysof", name))
+            records = await self._client.smembers(place("records", name))
+            last = await self._client.zscore(ORDER, name)
+            row = await self._read(name)
+        if needed:
+            return False
+        writes: list[Command] = [("ZREM", place("record", record), name) for record in records]
+        writes += [("DEL", place("steps", name)), ("DEL", place("records", name)), ("ZREM", IMAGES, name)]
+        if whole:
+            writes.append(("DEL", place("transaction", name)))
+            writes += [("ZREM", where, name) for where in (ALL, ENDED, ORDER)]
+            if row is not None and row[0].name is not None:
+                writes.append(("ZREM", place("name", row[0].name), name))
+            if last is not None:
+                async with self._store.errors("read"):
+                    old = await self._client.zrangebyscore(LAST, "-inf", last)
+                writes += each("HDEL", FINISHED, [(item,) for item in old])
+                writes.append(("ZREMRANGEBYSCORE", LAST, "-inf", last))
+        await self._store.write(writes)
+        return True
+
+    async def _prune_keys(self) -> None:
+        async with self._store.errors("read"):
+            found = await self._client.hgetall(KEYS)
+        for item, content in found.items():
+            if _keyed(content) is None:
+                owner = decode(content)[0]
+                await self._store.write([("HDEL", KEYS, item), ("SREM", place("keysof", owner), item)])
+
+    # The parts of a write
+
+    def _row(self, entry: Entry, revision: bytes) -> list[Command]:
+        content = {
+            name: getattr(entry, name)
+            for name in (
+                "name", "pattern", "state", "tokens", "detail", "owner", "epoch", "expires", "started", "finished"
+            )
+        }  # fmt: skip
+        kept = self._seal.close(encode(content))
+        return [("HSET", place("transaction", entry.transaction_id), "row", kept, "revision", revision)]
+
+    def _new(self, entry: Entry, locks: Sequence[Lock]) -> list[Command]:
+        """A transaction that was not there, for whoever lists and looks."""
+        name = entry.transaction_id
+        writes = self._row(entry, b"1") + self._steps(name, entry.steps) + self._records(entry, locks)
+        writes.append(("ZADD", ALL, entry.started, name))
+        if entry.name is not None:
+            writes.append(("ZADD", place("name", entry.name), entry.started, name))
+        return writes
+
+    def _steps(self, name: str, steps: Sequence[EntryStep]) -> list[Command]:
+        return [
+            (
+                "HSET",
+                place("steps", name),
+                step.index,
+                self._seal.close(encode([step.name, step.tag, step.store, step.priority, step.body])),
+            )
+            for step in steps
+        ]
+
+    def _records(self, entry: Entry, locks: Sequence[Lock]) -> list[Command]:
+        name = entry.transaction_id
+        writes: list[Command] = [("ZADD", place("record", item), entry.started, name) for item in locks]
+        return writes + each("SADD", place("records", name), [(item,) for item in locks])
+
+    async def _change(self, claim: Claim, change: Callable[[Entry], tuple[Entry, list[Command]]]) -> None:
+        """Change an open transaction that is still as `claim` says. Raises Superseded, RecordLocked."""
+        while True:
+            found = await self._read(claim.transaction_id)
+            if found is not None and found[0].epoch != claim.epoch:
+                raise Superseded(f"transaction {claim.transaction_id} was taken over")
+            if found is None or found[0].state in FINAL:
+                raise JournalUnavailable(f"the journal has no open transaction {claim.transaction_id}")
+            entry, writes = change(found[0])
+            if await self._swap(entry, found[1], writes):
+                return
+
+    async def _swap(self, entry: Entry, revision: bytes, commands: Sequence[Command]) -> bool:
+        """Write, if the transaction still has this revision; whether it had. Raises RecordLocked."""
+        where = place("transaction", entry.transaction_id)
+        after = str(int(revision) + 1).encode()
+        conditions = [command for command in commands if command[0] in {"free", "unmoved"}]
+        writes = [command for command in commands if command[0] not in {"free", "unmoved"}]
+        said = await self._store.write(
+            [("equal", where, "revision", revision), *conditions, *self._row(entry, after), *writes]
+        )
+        if said[0] == b"changed":
+            return False
+        _raise_locked(said)
+        return True
+
+
+def _keyed(content: bytes | None) -> Keyed | None:
+    if content is None:
+        return None
+    transaction_id, fingerprint, expires = decode(content)
+    return Keyed(transaction_id, fingerprint) if expires > time.time() else None
+
+
+def _raise_locked(said: Sequence[bytes]) -> None:
+    if said[0] == b"locked":
+        raise RecordLocked(said[2].decode() or None, said[1])
