@@ -15,6 +15,7 @@ import anyio.to_thread
 
 from warehouse import conversions
 from warehouse.engine.ending import reach
+from warehouse.engine.entries import make_entry
 from warehouse.engine.lease import Lease
 from warehouse.engine.options import Options
 from warehouse.engine.outcome import recorded, result
@@ -218,7 +219,7 @@ def _entries(notes: Sequence[tuple[Run, float]]) -> list[Entry]:
     out: list[Entry] = []
     for run, finished in notes:
         try:
-            out.append(replace(run.entry("completed", run.alone), finished=finished))
+            out.append(replace(make_entry(run, "completed", run.alone), finished=finished))
         except StepFailed as error:
             _log.warning("the history of a transaction could not be kept: %s", error)
     return out

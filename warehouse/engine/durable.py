@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 
 from warehouse.engine.compensate import undo
+from warehouse.engine.entries import entry_step, make_entry, summary
 from warehouse.engine.retry import back_off
 from warehouse.engine.run import Run, StepState, unknown
 from warehouse.errors import JournalUnavailable, StepFailed
@@ -63,9 +64,9 @@ async def append(
 async def journal_step(run: Run, state: StepState) -> None:
     """Journal what one step called. Raises as `record`, and StepFailed for what cannot be journaled."""
     if run.journaled:
-        await append(run, [run.entry_step(state)], {})
+        await append(run, [entry_step(run, state)], {})
     else:
-        await record(run, run.entry("running", []))
+        await record(run, make_entry(run, "running", []))
 
 
 async def take_back(run: Run) -> None:
@@ -104,7 +105,7 @@ async def finish(run: Run, state: State) -> None:
     if run.residue:
         detail["residue"] = [item.model_dump(mode="json") for item in run.residue]
     if run.pattern == "saga" or run.calls():
-        detail["steps"] = run.summary()
+        detail["steps"] = summary(run)
     try:
         await run.journal.finish(run.claim, state, detail)
     except (JournalUnavailable, ReplyLost) as error:

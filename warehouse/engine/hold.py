@@ -10,6 +10,7 @@ import anyio
 from warehouse.actions import Actions
 from warehouse.engine.durable import ended, record
 from warehouse.engine.ending import Ending, NotYet, reach
+from warehouse.engine.entries import make_entry
 from warehouse.engine.lease import Lease
 from warehouse.engine.options import Options, check_name
 from warehouse.engine.outcome import recorded
@@ -47,7 +48,7 @@ async def hold(run: Run) -> StepFailed | None:
 
 
 async def _record(run: Run, changed: Sequence[OpenUnit], prepared: Sequence[OpenUnit]) -> None:
-    entry = run.entry("held", changed, expires=time.time() + run.options.expires_in)
+    entry = make_entry(run, "held", changed, expires=time.time() + run.options.expires_in)
     try:
         await record(run, entry)
     except KeyTaken as taken:

@@ -32,8 +32,6 @@ from warehouse.errors import (
 )
 from warehouse.journal.base import (
     Claim,
-    Entry,
-    EntryStep,
     Idempotency,
     Journal,
     Lock,
@@ -44,7 +42,7 @@ from warehouse.journal.base import locks as step_locks
 from warehouse.operations import Operation
 from warehouse.records import Absent, Change, Entity, Key, Record
 from warehouse.registry import Participant
-from warehouse.results import Pattern, Residue, State, Status
+from warehouse.results import Pattern, Residue, Status
 
 _COMPARE = {
     "$eq": int.__eq__,
@@ -155,7 +153,7 @@ class Run:
         self.states: dict[int, StepState] = {}
         self.units: dict[str, OpenUnit] = {}
         self.residue: list[Residue] = []
-        self._image_bytes: dict[int, int] = {}
+        self.image_bytes: dict[int, int] = {}
         self.status: Status | None = None
         self.error: StepFailed | None = None
 
@@ -409,82 +407,9 @@ class Run:
         rollback = self.options.rollback
         return rollback == "none" or (rollback == "critical_only" and not state.step.operation.critical)
 
-    def entry(self, state: State, opened: Sequence[OpenUnit], *, expires: float | None = None) -> Entry:
-        """What the journal is to keep of these units' steps. Raises StepFailed where it cannot keep them.
-
-        What is `held` belongs to nobody, until it `expires`; only what was prepared can be asked for later.
-        """
-        asked = [unit for unit in opened if unit.prepared or state != "held"]
-        states = sorted((item for unit in opened for item in unit.steps), key=lambda item: item.step.index)
-        return Entry(
-            transaction_id=self.id,
-            name=self.options.name,
-            pattern=self.pattern,
-            state=state,
-            owner="" if state == "held" else self.lease.owner,
-            expires=expires,
-            started=self.began,
-            idempotency=self.idempotency,
-            detail=self._detail(opened),
-            steps=tuple(
-                self.entry_step(item)
-                for item in (*states, *self.calls())
-                if item.called is not None or (item.done is not None and item.done.changes)
-            ),
-            tokens={
-                unit.participant.identity: unit.unit.token for unit in asked if unit.unit.token is not None
-            },
-        )
-
     def calls(self) -> list[StepState]:
         """The steps that have called, or are about to call, an action."""
         return [state for state in self.states.values() if state.called is not None]
-
-    def _detail(self, opened: Sequence[OpenUnit]) -> dict[str, Any]:
-        detail: dict[str, Any] = {"steps": self.summary()}
-        if self.options.rollback != "all":
-            detail["keep"] = [
-                place for index, place in self.places().items() if self.keeps(self.states[index])
-            ]
-        prepared = [unit.participant.identity for unit in opened if unit.prepared]
-        if prepared:
-            detail |= {"prepared": prepared, "prepared_by": self.lease.owner}
-        return detail
-
-    def summary(self) -> list[list[Any]]:
-        """Of each step, what its images do not tell: name, status, affected rows, attempts, fields returned."""
-        return [
-            [
-                state.step.name,
-                state.status,
-                0 if state.done is None else state.done.affected,
-                state.attempts,
-                returned(state.step),
-            ]
-            for state in self.states.values()
-        ]
-
-    def entry_step(self, state: StepState) -> EntryStep:
-        """A step as it is journaled. Raises StepFailed for values or sizes that the journal does not take."""
-        step = state.step
-        try:
-            entry = EntryStep(
-                index=self.places()[step.index],
-                name=step.name,
-                tag=step.tag,
-                store=step.store,
-                changes=state.changes,
-                priority=step.operation.compensation_priority,
-                called=state.called,
-            )
-        except (TypeError, ValueError) as error:
-            raise self.fail(state, StoreError(str(error)), error) from error
-        self._image_bytes[step.index] = len(entry.body)
-        if sum(self._image_bytes.values()) > self.options.max_image_bytes:
-            text = f"the images of the transaction take more than {self.options.max_image_bytes} bytes"
-            refused = StoreError(text, hint="raise transactions.max_image_bytes, or split it")
-            raise self.fail(state, refused, refused)
-        return entry
 
     # The end
 

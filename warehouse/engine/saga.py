@@ -12,6 +12,7 @@ from warehouse.engine.commit import apply, commit
 from warehouse.engine.compensate import kept, undo
 from warehouse.engine.dependencies import in_order
 from warehouse.engine.durable import append, compensating, finish, follow, record
+from warehouse.engine.entries import entry_step, make_entry
 from warehouse.engine.plan import AnyStep
 from warehouse.engine.run import OpenUnit, Run, StepState, TimedOut, unknown
 from warehouse.engine.staged import blame, blame_lock, rollback
@@ -77,7 +78,7 @@ class Saga:
             self._run.residue += await undo(self._run.terms(), [state.made()])
             state.called = None if state.called is None else replace(state.called, status="failed")
         if step.index in self._journaled or state.called is not None:
-            await append(self._run, [self._run.entry_step(state)], {})
+            await append(self._run, [entry_step(self._run, state)], {})
         return None
 
     async def _attempt(self, state: StepState) -> StepFailed | None:
@@ -110,9 +111,9 @@ class Saga:
     async def _journal(self, state: StepState, opened: OpenUnit) -> None:
         if self._run.journaled:
             tokens = {} if opened.unit.token is None else {state.step.store: opened.unit.token}
-            await append(self._run, [self._run.entry_step(state)], tokens)
+            await append(self._run, [entry_step(self._run, state)], tokens)
         else:
-            await record(self._run, self._run.entry("running", [opened]))
+            await record(self._run, make_entry(self._run, "running", [opened]))
         self._journaled.add(state.step.index)
 
     async def _apply(self, opened: OpenUnit) -> None:
@@ -138,7 +139,7 @@ class Saga:
         with anyio.CancelScope(shield=True):
             try:
                 if self._run.idempotency is not None and not self._run.journaled:
-                    await record(self._run, self._run.entry("running", []))  # a key without changes
+                    await record(self._run, make_entry(self._run, "running", []))  # a key without changes
                 if self._run.journaled:
                     await finish(self._run, "completed")
             except Superseded as taken:

@@ -15,6 +15,7 @@ from warehouse.engine.choose import acts_alone
 from warehouse.engine.commit import apply, commit
 from warehouse.engine.compensate import redo, undo
 from warehouse.engine.durable import compensating, finish, follow, record, take_back
+from warehouse.engine.entries import make_entry
 from warehouse.engine.plan import AnyStep
 from warehouse.engine.run import OpenUnit, Run, StepState, locks, unknown
 from warehouse.engine.stage import stage
@@ -144,7 +145,7 @@ async def conclude(run: Run) -> StepFailed | None:
             elif alone and run.idempotency is None and not run.journaled:
                 failure = await _commit_alone(run, changed)
             else:
-                await record(run, run.entry("committing", changed))
+                await record(run, make_entry(run, "committing", changed))
                 failure = await _carry_out(run, changed)
         except Superseded as taken:  # before anything was made
             failure = await follow(run, taken, [])

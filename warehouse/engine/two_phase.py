@@ -9,6 +9,7 @@ from itertools import count
 import anyio
 
 from warehouse.engine.durable import finish, follow, record
+from warehouse.engine.entries import make_entry
 from warehouse.engine.retry import back_off
 from warehouse.engine.run import OpenUnit, Run, unknown
 from warehouse.errors import OutcomeUnknown, StepFailed, StoreError
@@ -50,7 +51,7 @@ async def vote(run: Run, changed: Sequence[OpenUnit]) -> StepFailed | None:
 async def carry_through(run: Run, changed: Sequence[OpenUnit]) -> None:
     """Decide, and commit everywhere. Raises as `record` while nothing is decided; then only OutcomeUnknown."""
     try:
-        await record(run, run.entry("committing", changed))
+        await record(run, make_entry(run, "committing", changed))
     except OutcomeUnknown:
         await run.leave(changed)
         raise
