@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -88,11 +89,47 @@ class Actions:
 
 
 async def invoke(function: Function, arguments: Mapping[str, Any]) -> Any:
-    """What `function` returns. One that is no coroutine function runs in a thread, which a cancellation abandons."""
+    """What `function` returns. One that is no coroutine function runs in a thread."""
     if inspect.iscoroutinefunction(function):
         return await function(**arguments)
     result = await anyio.to_thread.run_sync(partial(function, **arguments), abandon_on_cancel=True)
     return await result if inspect.isawaitable(result) else result
+
+
+class Invocation:
+    """One call of a function, which may be waited for in vain: a thread goes on, whoever waits for it."""
+
+    def __init__(self, function: Function, arguments: Mapping[str, Any]) -> None:
+        self._in_thread = not inspect.iscoroutinefunction(function)
+        self._task = asyncio.ensure_future(invoke(function, arguments))
+        self._task.add_done_callback(_seen)
+
+    async def result(self) -> Any:
+        """What the function returns. A cancellation stops a coroutine, and leaves a thread to itself."""
+        try:
+            return await asyncio.shield(self._task)
+        except asyncio.CancelledError:
+            if not self._in_thread:
+                self._task.cancel()
+            raise
+
+    async def late_output(self, seconds: float) -> tuple[bool, Any]:
+        """Whether it had an effect, as far as one can tell after waiting so many seconds; and its output, or None.
+
+        An exception says that it had none, as it does in time.
+        """
+        await asyncio.wait({self._task}, timeout=seconds)
+        if not self._task.done() or self._task.cancelled():
+            return True, None
+        error = self._task.exception()
+        if error is not None:
+            return isinstance(error, TimeoutError), None
+        return True, self._task.result()
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def records_of(output: Any) -> tuple[Record, ...]:

@@ -142,6 +142,29 @@ async def test_one_that_times_out_is_taken_back_without_an_output(pattern, how):
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_a_thread_does_too_late_is_taken_back_after_it(pattern, fails):
+    """A thread cannot be stopped: its late effect is waited for, and undone with what it put out."""
+    async with World() as world:
+        log = []
+
+        def charge():
+            time.sleep(0.4)
+            if fails:
+                raise ValueError("declined after all")
+            log.append("charged")
+            return {"id": 5}
+
+        world.warehouse.action("charge", compensate=lambda output: log.append(("refunded", output)))(charge)
+        result = await world.run(
+            insert("a", {"id": 1}), {"operation": "call", "action": "charge", "timeout": 0.1}, pattern=pattern
+        )
+        assert (result.status, statuses(result)) == ("compensated", "uf")
+        assert log == ([] if fails else ["charged", ("refunded", {"id": 5})])
+        assert await world.leftovers() == []
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
 async def test_a_cancelled_caller_takes_it_back(pattern):
     async with World() as world:
         bank = Bank(world)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import anyio
 
-from warehouse.actions import Called, invoke, records_of
+from warehouse.actions import Called, Invocation, records_of
 from warehouse.engine.compensate import undo
 from warehouse.engine.durable import journal_step
 from warehouse.engine.plan import AnyStep, CallStep
@@ -39,8 +39,9 @@ async def _call(run: Run, state: StepState, step: CallStep) -> None:
         called = state.called = Called(step.action.name, arguments)
         await journal_step(run, state)
     await run.keep()
+    state.invocation = Invocation(step.action.function, arguments)
     try:
-        output = await invoke(step.action.function, arguments)
+        output = await state.invocation.result()
     except TimeoutError as error:
         text = f"{step.action.name} timed out: what it did is not known" + (
             f" ({error})" if str(error) else ""

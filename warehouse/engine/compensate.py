@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import anyio
 
-from warehouse.actions import Action, Called, invoke
+from warehouse.actions import Action, Called, Invocation, invoke
 from warehouse.adapter import EntityInfo, Unit, UnitSettings, WriteStatus, Written, first_failed
 from warehouse.engine.retry import back_off
 from warehouse.errors import (
@@ -70,11 +70,15 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class CallMade:
-    """The call that a step made, or may have made, and the action that takes it back."""
+    """The call that a step made, or may have made, and the action that takes it back.
+
+    `invocation`: the call itself, where it was made here; it may still run.
+    """
 
     step: str
     action: Action
     called: Called
+    invocation: Invocation | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -144,10 +148,15 @@ async def undo(terms: Terms, steps: Sequence[Done | CallMade]) -> list[Residue]:
 
 async def _take_back(terms: Terms, made: CallMade) -> list[Residue]:
     """Call the compensation of an action, again and again for `grace` seconds; what is left where it fails."""
+    give_up = time.monotonic() + terms.grace
+    output = None if made.called.output is None else _as_returned(made.called.output)
+    if made.called.status == "intended" and made.invocation is not None:
+        # What is taken back before it has happened would happen all the same.
+        happened, output = await made.invocation.late_output(terms.grace)
+        if not happened:
+            return []
     if made.action.compensate is None:
         return [_call_left(made, "call", "the action has no compensation")]
-    output = None if made.called.output is None else _as_returned(made.called.output)
-    give_up = time.monotonic() + terms.grace
     for attempt in count(1):
         await terms.keep()
         try:

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 import anyio
 
 from warehouse import conditions
-from warehouse.actions import Called
+from warehouse.actions import Called, Invocation
 from warehouse.adapter import PreparedId, Query, StepChanges, TogetherUnit, Unit, UnitSettings
 from warehouse.engine.compensate import CallMade, Done, Terms
 from warehouse.engine.dependencies import in_order
@@ -63,7 +63,8 @@ class StepState:
     """How far a step has come.
 
     `known`: what it changed (`done`) is known to have been made. `let_off`: it was allowed to fail, did, and is
-    not tried again. `called`: the call that it made, or is about to make.
+    not tried again. `called`: the call that it made, or is about to make; `invocation`: the call itself, in this
+    process.
     """
 
     step: AnyStep
@@ -75,6 +76,7 @@ class StepState:
     known: bool = True
     let_off: bool = False
     called: Called | None = None
+    invocation: Invocation | None = None
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -89,9 +91,8 @@ class StepState:
     def made(self) -> Done | CallMade:
         """What it changed, or called."""
         if isinstance(self.step, CallStep):
-            return CallMade(
-                self.step.name, self.step.action, self.called or Called(self.step.action.name, {})
-            )
+            called = self.called or Called(self.step.action.name, {})
+            return CallMade(self.step.name, self.step.action, called, self.invocation)
         return self.done_in_store()
 
     def done_in_store(self) -> Done:
