@@ -324,6 +324,86 @@ async def test_what_was_written_and_not_read_back_is_unknown(peer: Peer, writer:
     assert get(await writer.read(), "metadata.n") == 6
 
 
+# Many in one request
+
+
+class Batch:
+    """Five points, and an update of all of them in one batch."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+
+    async def make(self) -> Batch:
+        points = [
+            {"id": number, "vector": [1.0, 0.0], "metadata": {"n": number, "s": "x"}}
+            for number in range(1, 6)
+        ]
+        changes = [self._change(ABSENT, point, point) for point in points]
+        assert [item.status for item in await self._write(changes)] == [APPLIED] * 5
+        return self
+
+    async def update(self) -> list[WriteStatus]:
+        images = [await self.writer.read(number) for number in range(1, 6)]
+        changes = [
+            self._change(image, put(image, "metadata.s", "y"), ["metadata.s"])  # type: ignore[arg-type]
+            for image in images
+        ]
+        return [item.status for item in await self._write(changes)]
+
+    async def texts(self) -> str:
+        return "".join([get(await self.writer.read(number), "metadata.s") for number in range(1, 6)])  # type: ignore[arg-type]
+
+    def _change(self, before: Image, after: Any, written: Any) -> Change:
+        entity, key = self.writer.info.entity, {"id": after["id"]}
+        return Change(entity=entity, key=key, before=before, after=after, written=frozenset(written))
+
+    async def _write(self, changes: list[Change]) -> list[Written]:
+        async with self.writer.adapter.unit(UnitSettings(transaction_id="t")) as unit:
+            return list(await unit.write(changes))
+
+
+@pytest.fixture
+async def batch(writer: Writer) -> Batch:
+    return await Batch(writer).make()
+
+
+async def test_of_many_only_the_one_that_somebody_changed_conflicts(peer: Peer, batch: Batch) -> None:
+    async def others(kind: str, name: str) -> None:
+        peer.before = None
+        await peer.store.set_payload(name, {"s": "theirs"}, points=[3])
+        peer.operations += 1
+        peer.versions[name, 3] = peer.operations
+
+    if peer.version < "1.16":
+        return  # it knows no conditions: `allow_unguarded` says so
+    peer.before = others
+    assert await batch.update() == [APPLIED, APPLIED, CONFLICT, APPLIED, APPLIED]
+    assert await batch.texts() == "yytheirsyy"
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_lost_reply_to_many_is_unknown_of_each(peer: Peer, batch: Batch, late: bool) -> None:
+    async def lost(kind: str, name: str) -> None:
+        peer.before = peer.after = None
+        raise httpx.ReadTimeout("timed out")
+
+    setattr(peer, "after" if late else "before", lost)
+    assert await batch.update() == [UNKNOWN] * 5
+    assert await batch.texts() == ("yyyyy" if late else "xxxxx")
+
+
+async def test_many_that_are_refused_leave_nothing_unsaid(peer: Peer, batch: Batch) -> None:
+    async def refused(kind: str, name: str) -> httpx.Response:
+        peer.before = None
+        return failure(400, "Wrong input: no")
+
+    peer.before = refused
+    statuses = await batch.update()
+    texts = await batch.texts()
+    assert texts == "".join("y" if status is APPLIED else "x" for status in [*statuses, *[CONFLICT] * 5][:5])
+    assert set(statuses) <= {APPLIED, REFUSED, UNKNOWN}
+
+
 async def test_an_old_server_is_told_no_condition_that_it_does_not_know(peer: Peer, writer: Writer) -> None:
     seen: list[Any] = []
     apply = peer._apply
