@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from integration import crash_points
 from integration.memory_world import World, insert, statuses, update
 from integration.test_crashes import LEASE, leftovers
 from integration.test_recovery import Two, pause
@@ -571,6 +572,7 @@ async def test_killed_anywhere(tmp_path, pattern, path):
             place = Place(tmp_path / f"at{number}")
             case = place.scenario(pattern, path)
             assert (await crash.run(case, point)).killed
+            crash_points.note(__name__, point)
             recovery = await crash.recover(case)
             wanted = [[0, 0, 0]] if path == "back" else [[0, 0, 0], [1, 1, 1]]
             left = leftovers(place.folder / "journal.db")

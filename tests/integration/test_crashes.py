@@ -12,6 +12,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 import servers
+from integration import crash_points
 from warehouse.errors import ConstraintViolated
 from warehouse.testing import crash
 from warehouse.testing.crash import Point, Scenario
@@ -140,6 +141,7 @@ async def test_killed_anywhere(tmp_path, kind, pattern, path):
     async def killed(place, point):
         case = scenario(place, kind, pattern, path)
         assert (await crash.run(case, point)).killed
+        crash_points.note(__name__, point)
         await anyio.sleep(HELD if pattern == "held" else 0)
         recovery = await crash.recover(case)
         assert recovery.error is None
@@ -200,6 +202,7 @@ async def test_recovery_is_killed_anywhere_too(tmp_path, kind, path, first):
         case = scenario(place, kind, "staged", path)
         assert (await crash.run(case, first)).killed
         assert (await crash.recover(case, point)).killed
+        crash_points.note(__name__, point)
         again = await crash.recover(case)
         assert again.error is None
         assert set(again.outcome.values()) <= {expected}

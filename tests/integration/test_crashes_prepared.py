@@ -11,6 +11,7 @@ import pymysql
 import pytest
 from sqlalchemy import make_url
 
+from integration import crash_points
 from integration.test_crashes import AT_ONCE, HELD, LEASE, leftovers
 from warehouse.errors import ConstraintViolated
 from warehouse.testing import crash
@@ -146,6 +147,7 @@ async def test_killed_anywhere(tmp_path, postgres, mariadb, kind, path):
             place = await anyio.to_thread.run_sync(fresh)
             died = await crash.run(place.scenario(kind, path), point)
             assert died.killed, f"{point} was not reached: {died}"
+            crash_points.note(__name__, point)
             if path == "held":
                 await anyio.sleep(HELD)
             recovery = await crash.recover(place.scenario(kind, path))

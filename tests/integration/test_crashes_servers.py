@@ -12,6 +12,7 @@ import pymongo
 import pytest
 from sqlalchemy import make_url
 
+from integration import crash_points
 from integration.test_crashes import AT_ONCE, LEASE, leftovers
 from warehouse.errors import ConstraintViolated
 from warehouse.testing import crash
@@ -156,6 +157,7 @@ async def test_killed_anywhere(fresh, kind, pattern, path):
             place = await anyio.to_thread.run_sync(fresh)
             died = await crash.run(place.scenario(kind, pattern, path), point)
             if died.killed:
+                crash_points.note(__name__, point)
                 return place
             assert (place.contents(), place.leftovers()) == (after if path == "forth" else before, ([], 0))
             place.remove()
