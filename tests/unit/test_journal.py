@@ -858,6 +858,85 @@ async def test_a_lost_commit_is_settled_by_a_tombstone(postgres):
         await journal.close()
 
 
+# Group commit
+
+
+def counting_commits(journal):
+    commits = []
+
+    def note(connection, cursor, statement, *more):
+        if statement == "COMMIT":
+            commits.append(statement)
+
+    sa.event.listen(journal._engine, "before_cursor_execute", note)
+    return commits
+
+
+async def test_those_that_wait_share_a_durable_write_and_each_stands_alone(tmp_path):
+    journal = open_journal(JournalSettings(url=sqlite_url(tmp_path / "journal.db")))
+    await journal.open()
+    holder = entry(step(1, 2))
+    await journal.decide(holder, 0)
+    commits = counting_commits(journal)
+    members = [entry(step(number)) for number in range(3, 20)]
+    taken, twice = entry(step(100, 2)), entry(step(3))
+    ends = await asyncio.gather(
+        *(journal.decide(each, 0) for each in (*members, taken, twice)), return_exceptions=True
+    )
+    assert ends[: len(members)] == [None] * len(members)
+    assert [type(end) for end in ends[len(members) :]] == [RecordLocked, RecordLocked]
+    assert len(commits) == 1
+    names = {each.transaction_id for each in await journal.entries()}
+    assert names == {each.transaction_id for each in (holder, *members)}
+    assert await journal.locked([lock("store", THINGS, {"id": 100})]) is None
+    assert await journal.entry(members[5].transaction_id) == members[5]
+    await journal.close()
+
+
+async def test_a_group_that_is_refused_its_commit_leaves_nothing(tmp_path):
+    journal = open_journal(JournalSettings(url=sqlite_url(tmp_path / "journal.db")))
+    await journal.open()
+
+    def refuse(connection, cursor, statement, *more):
+        if statement == "COMMIT":
+            raise sqlite3.OperationalError("disk I/O error")
+
+    sa.event.listen(journal._engine, "before_cursor_execute", refuse)
+    members = [entry(step(number)) for number in range(5)]
+    ends = await asyncio.gather(*(journal.decide(each, 0) for each in members), return_exceptions=True)
+    assert {type(end) for end in ends} <= {JournalUnavailable, ReplyLost}
+    assert len({id(end) for end in ends}) == 5
+    sa.event.remove(journal._engine, "before_cursor_execute", refuse)
+    assert await journal.entries() == []
+    await journal.close()
+
+
+async def test_a_full_disk_fails_the_whole_group(tmp_path):
+    journal = open_journal(JournalSettings(url=sqlite_url(tmp_path / "journal.db")))
+    await journal.open()
+    await journal.decide(entry(step(99)), 0)
+
+    def full(connection, *_):
+        connection.execute("PRAGMA max_page_count = 1")
+
+    sa.event.listen(journal._engine, "checkout", full)
+    large = Change(
+        entity=THINGS,
+        key={"id": 1},
+        before=ABSENT,
+        after={"id": 1, "x": os.urandom(200_000)},
+        written=frozenset("x"),
+    )
+    big = EntryStep(index=0, name="s", tag="a", store="store", changes=(large,))
+    members = [entry(step(5)), entry(big), entry(step(6)), entry(step(7))]
+    ends = await asyncio.gather(*(journal.decide(each, 0) for each in members), return_exceptions=True)
+    assert isinstance(ends[1], JournalUnavailable)
+    there = {each.transaction_id for each in await journal.entries()}
+    for member, end in zip(members, ends, strict=True):
+        assert (member.transaction_id in there) is (end is None)
+    await journal.close()
+
+
 # Redis
 
 

@@ -1,6 +1,7 @@
 """The journal in a SQL database, through SQLAlchemy: SQLite (an embedded file), PostgreSQL, MySQL or MariaDB.
 
-Each write is one function run in a worker thread: one hop there and back, whatever it takes in statements.
+Each write is one function run in a worker thread: one hop there and back, whatever it takes in statements. In a file,
+which has one writer at a time anyway, those that wait for their turn go together.
 SQLite's reads touch a local file that no writer blocks (WAL); they are made where they are asked for.
 """
 
@@ -35,6 +36,7 @@ from warehouse.journal.base import (
     ReplyLost,
     name_key,
 )
+from warehouse.journal.group import Group, Member
 from warehouse.journal.seal import Seal
 from warehouse.records import Change, Entity
 from warehouse.results import State
@@ -82,6 +84,7 @@ class SqlJournal:
         self._known_errors: tuple[type[Exception], ...] = (SQLAlchemyError, OSError)
         self._reader: sa.Connection | None = None
         self._limiter: CapacityLimiter | None = None
+        self._group: Group | None = None
         self.identity = f"SQLite:{Path(str(parsed.database)).resolve()}" if self._embedded else None
         self.description = self._url.set(query={}).render_as_string(hide_password=True)
 
@@ -90,6 +93,7 @@ class SqlJournal:
     async def open(self) -> None:
         """Connect and create what is missing; see `Journal.open`."""
         self._limiter = CapacityLimiter(1 if self._embedded else 8)
+        self._group = Group(self._write_together) if self._embedded else None
         await to_thread.run_sync(self._open)
 
     def _open(self) -> None:
@@ -263,7 +267,27 @@ class SqlJournal:
             pass
 
     async def _write(self, function: Callable[..., T], *args: Any) -> T:
+        if self._group is not None:
+            return await self._group.write(function, args)
         return await to_thread.run_sync(self._write_there, function, args, limiter=self._limiter)
+
+    def _write_together(self, members: Sequence[Member[Any]]) -> None:
+        """One durable write for all of them; what one of them raises takes nothing from the others."""
+        with self._transaction(ReplyLost) as connection:
+            if len(members) == 1:
+                members[0].run(connection)
+                return
+            for member in members:
+                connection.exec_driver_sql("SAVEPOINT member")
+                try:
+                    with self._errors("written"):
+                        member.run(connection)
+                except Exception as error:
+                    if not _is_open(connection):
+                        raise  # a full disk has ended it for all
+                    member.fail(error)
+                    connection.exec_driver_sql("ROLLBACK TO member")
+                connection.exec_driver_sql("RELEASE member")
 
     def _write_there(self, function: Callable[..., T], args: Sequence[Any]) -> T:
         for attempt in count(1):
