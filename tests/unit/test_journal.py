@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from uuid import uuid4
 
@@ -23,7 +24,7 @@ import servers
 from integration.memory_world import World, insert
 from warehouse import ConfigError, JournalUnavailable, OutcomeUnknown
 from warehouse.config import JournalSettings
-from warehouse.journal import Entry, EntryStep, open_journal, tables
+from warehouse.journal import Entry, EntryStep, open_journal, schema, tables
 from warehouse.journal.base import Claim, RecordLocked, ReplyLost, Superseded, lock, locks
 from warehouse.journal.codec import encode
 from warehouse.records import ABSENT, Change, Effect, Entity
@@ -447,7 +448,7 @@ async def test_a_record_that_came_and_went_during_a_decide_is_noticed(journal, u
 
     def run():
         try:
-            journal._write_there(tables.decide, (slow, since))
+            journal._write_there(tables.decide, (slow, since, {}))
             ends.append(None)
         except RecordLocked as error:
             ends.append(error)
@@ -856,6 +857,63 @@ async def test_a_lost_commit_is_settled_by_a_tombstone(postgres):
         with pytest.raises(JournalUnavailable):
             await journal.decide(one, 0)
         await journal.close()
+
+
+# Large images
+
+
+def large(number, size=3_000_000):
+    change = Change(
+        entity=THINGS,
+        key={"id": number},
+        before=ABSENT,
+        after={"id": number, "x": os.urandom(size)},
+        written=frozenset("x"),
+    )
+    return EntryStep(index=number, name=f"step_{number}", tag="a", store="store", changes=(change,))
+
+
+async def test_what_is_large_is_kept_in_parts(journal, url):
+    """Each is a write of its own, before the one that counts; and goes when its step does."""
+    one = entry(large(0), step(5, index=1), large(2, 1_200_000), state="running")
+    await journal.decide(one, 0)
+    assert await journal.entry(one.transaction_id) == one
+    assert await journal.unfinished("store", THINGS) == [
+        change for each in one.steps for change in each.changes
+    ]
+    replaced = replace(large(0), changes=(made(7),))
+    await journal.append(one.claim, [replaced], 0, {})
+    more = large(3)
+    await journal.append(one.claim, [more], 0, {})
+    (again,) = await journal.entries()
+    assert sorted(again.steps, key=lambda each: each.index) == [replaced, one.steps[1], one.steps[2], more]
+    await journal.finish(one.claim, "completed", {})
+    noted = entry(large(9), state="completed", finished=time.time())
+    await journal.note([noted])
+    assert await journal.entry(noted.transaction_id) == noted
+    assert await journal.forget(lock("store", THINGS, {"id": 9})) == (1, [])
+    await journal.prune(finished=0, images=time.time() + 10)
+    assert (await journal.entry(one.transaction_id)).steps == ()
+    if isinstance(getattr(journal, "_engine", None), sa.Engine):
+        with journal._engine.connect() as connection:
+            assert connection.scalar(sa.select(sa.func.count()).select_from(schema.parts)) == 0
+
+
+async def test_parts_that_cannot_be_written_leave_nothing(tmp_path):
+    async with World(journal=sqlite_url(tmp_path / "journal.db")) as world:
+        count = iter(range(100))
+
+        def refuse(connection, cursor, statement, *more):
+            if statement.startswith("INSERT INTO warehouse_parts") and next(count) == 1:
+                raise sqlite3.OperationalError("disk I/O error")
+
+        sa.event.listen(world.journal._engine, "before_cursor_execute", refuse)
+        big = os.urandom(3_000_000)
+        with pytest.raises(JournalUnavailable):
+            await world.run(insert("a", {"id": 1, "x": big}), insert("p", {"id": 1}))
+        assert world.rows("a") == world.rows("p") == {}
+        assert (await world.run(insert("a", {"id": 1, "x": big}), insert("p", {"id": 1}))).ok
+        assert await world.leftovers() == []
 
 
 # Group commit

@@ -75,6 +75,15 @@ steps = sa.Table(
     sa.Column("entities", _BYTES, nullable=True),
     sa.Column("body", _BYTES, nullable=False),
 )
+parts = sa.Table(
+    "warehouse_parts",
+    metadata,
+    sa.Column("name", _TEXT, primary_key=True),
+    sa.Column("part", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("transaction_id", _TEXT, nullable=False, index=True),
+    sa.Column("written", sa.Double, nullable=False, index=True),
+    sa.Column("body", _BYTES, nullable=False),
+)
 locks = sa.Table(
     "warehouse_locks",
     metadata,

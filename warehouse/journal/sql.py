@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from warehouse.errors import ConfigError, JournalUnavailable, WarehouseError
-from warehouse.journal import schema, tables
+from warehouse.journal import parts, schema, tables
 from warehouse.journal.base import (
     Claim,
     Entry,
@@ -218,7 +218,7 @@ class SqlJournal:
     # Writing
 
     async def decide(self, entry: Entry, since: int) -> None:
-        await self._write(tables.decide, entry, since)
+        await self._write(tables.decide, entry, since, await self._in_parts([entry]))
 
     async def append(
         self,
@@ -228,7 +228,8 @@ class SqlJournal:
         tokens: dict[str, str],
         change: tuple[State, dict[str, Any]] | None = None,
     ) -> None:
-        await self._write(tables.append, claim, steps, since, tokens, change)
+        large = await self._parts_of(claim.transaction_id, steps)
+        await self._write(tables.append, claim, steps, since, tokens, change, large)
 
     async def settle(self, transaction_id: str) -> bool:
         while True:
@@ -246,7 +247,7 @@ class SqlJournal:
         await self._write(tables.finish, claim, state, detail)
 
     async def note(self, entries: Sequence[Entry]) -> None:
-        await self._write(tables.note, entries)
+        await self._write(tables.note, entries, await self._in_parts(entries))
 
     async def resolve(self, transaction_id: str, state: State, detail: dict[str, Any]) -> bool:
         return await self._write(tables.resolve, transaction_id, state, detail)
@@ -265,6 +266,30 @@ class SqlJournal:
     async def prune(self, *, finished: float, images: float) -> None:
         while await self._write(tables.prune, finished, images):
             pass
+
+    async def _in_parts(self, entries: Sequence[Entry]) -> tables.Bodies:
+        """Write what is large of these transactions, before they are; what stands for it."""
+        out: dict[tuple[str, int], bytes] = {}
+        for entry in entries:
+            out.update(await self._parts_of(entry.transaction_id, entry.steps))
+        return out
+
+    async def _parts_of(self, transaction_id: str, steps: Sequence[EntryStep]) -> tables.Bodies:
+        out: dict[tuple[str, int], bytes] = {}
+        for step in steps:
+            if len(step.body) <= parts.SIZE:
+                continue
+            kept = await to_thread.run_sync(self._seal.close, step.body)
+            if len(kept) <= parts.SIZE:
+                continue
+            name, pieces = parts.split(kept)
+            for number, piece in enumerate(pieces):
+                try:
+                    await self._write(parts.add, transaction_id, name, number, piece)
+                except ReplyLost as error:  # whatever became of it: no step names it
+                    raise JournalUnavailable(error.message) from error
+            out[transaction_id, step.index] = name
+        return out
 
     async def _write(self, function: Callable[..., T], *args: Any) -> T:
         if self._group is not None:

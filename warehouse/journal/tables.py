@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from warehouse.errors import JournalUnavailable
-from warehouse.journal import schema
+from warehouse.journal import parts, schema
 from warehouse.journal.base import (
     FINAL,
     PRUNED,
@@ -61,12 +61,19 @@ _GIVE_NAME_BACK: Final = schema.keys.delete().where(
 _RELEASE: Final = schema.locks.delete().where(schema.locks.c.transaction_id == _mine)
 
 
+# What stands for the bodies of steps that are kept in parts, by transaction and place.
+Bodies: TypeAlias = Mapping[tuple[str, int], bytes]
 # Under which name a connection knows the journal's seal.
 SEAL: Final = "warehouse.seal"
 
 
 def _seal(connection: sa.Connection) -> Seal:
     return cast("Seal", connection.info[SEAL])
+
+
+def _opened(connection: sa.Connection, body: bytes) -> bytes:
+    """What a step changed, as bytes, from how it is kept."""
+    return _seal(connection).open(parts.whole(connection, bytes(body)))
 
 
 def _close(connection: sa.Connection, detail: Mapping[str, Any]) -> bytes:
@@ -112,7 +119,7 @@ def unfinished(connection: sa.Connection, store: str, entity: Entity) -> list[Ch
         change
         for row in connection.execute(query)
         if row.entities is None or entity in _entities(row.entities)
-        for change in unpack(_seal(connection).open(bytes(row.body)))[0]
+        for change in unpack(_opened(connection, row.body))[0]
         if change.entity == entity
     ]
 
@@ -224,7 +231,7 @@ def _steps(connection: sa.Connection, transaction_id: str) -> list[EntryStep]:
 
 
 def _entry_step(connection: sa.Connection, row: Any) -> EntryStep:
-    changes, called = unpack(_seal(connection).open(bytes(row.body)))
+    changes, called = unpack(_opened(connection, row.body))
     return EntryStep(
         index=row.position,
         name=row.name,
@@ -256,7 +263,7 @@ def _entry(connection: sa.Connection, row: Any, steps: list[EntryStep]) -> Entry
 # Writing
 
 
-def decide(connection: sa.Connection, entry: Entry, since: int) -> None:
+def decide(connection: sa.Connection, entry: Entry, since: int, bodies: Bodies) -> None:
     _insert_transaction(connection, _values(connection, entry))
     if entry.idempotency is not None:
         _claim_key(connection, entry.transaction_id, entry.idempotency)
@@ -264,18 +271,22 @@ def decide(connection: sa.Connection, entry: Entry, since: int) -> None:
         _claim_key(connection, entry.transaction_id, Idempotency(name_key(str(entry.name)), _NAME, _NEVER))
     locks = list(entry.locks())
     _take(connection, entry.transaction_id, locks, since)
-    _add_steps(connection, entry.transaction_id, entry.steps)
+    _add_steps(connection, entry.transaction_id, entry.steps, bodies)
     _add_records(connection, entry.transaction_id, locks)
 
 
-def note(connection: sa.Connection, entries: Sequence[Entry]) -> None:
+def note(connection: sa.Connection, entries: Sequence[Entry], bodies: Bodies) -> None:
     connection.execute(
         schema.transactions.insert(),
         [{**_values(connection, entry), "finished": entry.finished} for entry in entries],
     )
     connection.execute(
         schema.steps.insert(),
-        [_step_values(connection, entry.transaction_id, step) for entry in entries for step in entry.steps],
+        [
+            _step_values(connection, entry.transaction_id, step, bodies)
+            for entry in entries
+            for step in entry.steps
+        ],
     )
     connection.execute(
         schema.records.insert(),
@@ -332,14 +343,17 @@ def append(  # noqa: PLR0917 - the arguments of `Journal.append`
     since: int,
     tokens: dict[str, str],
     change: tuple[State, dict[str, Any]] | None,
+    bodies: Bodies,
 ) -> None:
     row = _claimed_row(connection, claim)
     wanted = list({item: None for step in steps for item in step.locks()})
     _take(connection, claim.transaction_id, wanted, since)
     columns = schema.steps.c
     same = columns.position.in_([step.index for step in steps])
-    connection.execute(schema.steps.delete().where(columns.transaction_id == claim.transaction_id, same))
-    _add_steps(connection, claim.transaction_id, steps)
+    mine = columns.transaction_id == claim.transaction_id
+    parts.drop(connection, map(bytes, connection.scalars(sa.select(columns.body).where(mine, same))))
+    connection.execute(schema.steps.delete().where(mine, same))
+    _add_steps(connection, claim.transaction_id, steps, bodies)
     known = sa.select(schema.records.c.record).where(schema.records.c.transaction_id == claim.transaction_id)
     before = {bytes(record) for record in connection.scalars(known)}
     _add_records(connection, claim.transaction_id, [item for item in wanted if item not in before])
@@ -409,6 +423,7 @@ def forget(connection: sa.Connection, record: Lock) -> tuple[int, list[str]]:
             same = schema.steps.update().where(
                 columns.transaction_id == name, columns.position == step.position
             )
+            parts.drop(connection, [bytes(step.body)])
             connection.execute(same.values(body=_seal(connection).close(left.body)))
         mine = schema.records.c.transaction_id == name
         connection.execute(schema.records.delete().where(mine, schema.records.c.record == record))
@@ -470,7 +485,9 @@ def prune(connection: sa.Connection, finished: float, images: float) -> bool:
             .limit(_CHUNK)
         )
     )
+    parts.drop_stale(connection)
     if bare:
+        parts.drop_of(connection, bare)
         connection.execute(schema.steps.delete().where(schema.steps.c.transaction_id.in_(bare)))
         connection.execute(schema.records.delete().where(schema.records.c.transaction_id.in_(bare)))
     return _CHUNK in {len(rows), len(bare)}
@@ -537,14 +554,17 @@ def _query_of(table: str, paramstyle: str, count: int) -> str:
     return f"SELECT * FROM {table} WHERE record IN ({marks})"  # noqa: S608 - a name and marks only
 
 
-def _add_steps(connection: sa.Connection, transaction_id: str, steps: Sequence[EntryStep]) -> None:
+def _add_steps(
+    connection: sa.Connection, transaction_id: str, steps: Sequence[EntryStep], bodies: Bodies
+) -> None:
     if steps:
-        connection.execute(
-            schema.steps.insert(), [_step_values(connection, transaction_id, step) for step in steps]
-        )
+        rows = [_step_values(connection, transaction_id, step, bodies) for step in steps]
+        connection.execute(schema.steps.insert(), rows)
 
 
-def _step_values(connection: sa.Connection, transaction_id: str, step: EntryStep) -> dict[str, Any]:
+def _step_values(
+    connection: sa.Connection, transaction_id: str, step: EntryStep, bodies: Bodies
+) -> dict[str, Any]:
     return {
         "transaction_id": transaction_id,
         "position": step.index,
@@ -553,7 +573,7 @@ def _step_values(connection: sa.Connection, transaction_id: str, step: EntryStep
         "store": step.store,
         "priority": step.priority,
         "entities": encode(sorted([entity.kind, entity.name] for entity in step.entities)),
-        "body": _seal(connection).close(step.body),
+        "body": bodies.get((transaction_id, step.index)) or _seal(connection).close(step.body),
     }
 
 
