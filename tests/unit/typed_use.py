@@ -6,6 +6,7 @@ from typing import Any, assert_type
 from warehouse import (
     AsyncTransaction,
     AsyncWarehouse,
+    Call,
     Delete,
     Explanation,
     Insert,
@@ -23,6 +24,10 @@ from warehouse import (
     WarehouseError,
     ref,
 )
+
+
+async def refund(card: str, amount: int, output: dict[str, Any] | None) -> None:
+    """A compensation may be a coroutine function, too."""
 
 
 def synchronous() -> None:
@@ -59,12 +64,27 @@ def synchronous() -> None:
         assert_type(
             warehouse.explain([Insert(from_=Source(tag="a", entity="e"), data={"id": 1})]), Explanation
         )
+
+        @warehouse.action("charge", compensate=refund)
+        def charge(card: str, amount: int) -> dict[str, Any]:
+            return {"id": f"{card}-{amount}"}
+
+        assert_type(charge("card", 5), dict[str, Any])
+        warehouse.transaction(
+            [Call(action="charge", args={"card": "c", "amount": 5})], rollback="critical_only"
+        )
+        with warehouse.begin("later", hold=True, expires_in=60) as held:
+            assert_type(held.transaction_id, str)
+        assert_type(warehouse.commit("later"), TransactionResult)
+        assert_type(warehouse.rollback("later"), TransactionResult)
+        assert_type(warehouse.forget({"tag": "a", "entity": "e"}, {"id": 1}), int)
         try:
             with warehouse.begin("by hand", timeout=5, raise_on_failure=True) as tx:
                 assert_type(tx, Transaction)
                 rows = tx.insert("database", "a", "e", {"id": 1}, returning=["id"])
                 assert_type(rows, Rows)
                 assert_type(rows.one(), dict[str, Any])
+                assert_type(tx.call("charge", {"card": "c", "amount": 5}), Rows)
                 assert_type(rows[0], dict[str, Any])
                 assert_type(rows[:2], list[dict[str, Any]])
                 assert_type(tx.find(None, "a", "e", {"id": 1}, lock=True), list[dict[str, Any]])
