@@ -20,10 +20,11 @@ from warehouse.engine.options import Options
 from warehouse.engine.outcome import result
 from warehouse.engine.plan import check, draft
 from warehouse.engine.retry import is_contention
-from warehouse.engine.run import Run, StepState, returned
+from warehouse.engine.run import Run
 from warehouse.engine.saga import Saga
 from warehouse.engine.stage import leaves_unit_whole
 from warehouse.engine.staged import conclude, give_up, rollback
+from warehouse.engine.state import StepState, returned
 from warehouse.engine.supervise import supervise
 from warehouse.errors import (
     AlreadyFinished,

@@ -10,7 +10,8 @@ from warehouse.actions import Called, Invocation, records_of
 from warehouse.engine.compensate import undo
 from warehouse.engine.durable import journal_step
 from warehouse.engine.plan import AnyStep, CallStep
-from warehouse.engine.run import Run, StepState, TimedOut
+from warehouse.engine.run import Run
+from warehouse.engine.state import StepState, TimedOut
 from warehouse.errors import StoreError
 
 

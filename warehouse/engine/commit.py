@@ -11,7 +11,8 @@ import anyio
 
 from warehouse.adapter import Outcome, StepChanges, WriteStatus, Written, first_failed
 from warehouse.engine.retry import back_off
-from warehouse.engine.run import OpenUnit, Run, StepState, unknown
+from warehouse.engine.run import Run, unknown
+from warehouse.engine.state import OpenUnit, StepState
 from warehouse.errors import (
     StepFailed,
     StoreContention,

@@ -14,7 +14,8 @@ import anyio
 from warehouse.engine.compensate import undo
 from warehouse.engine.entries import entry_step, make_entry, summary
 from warehouse.engine.retry import back_off
-from warehouse.engine.run import Run, StepState, unknown
+from warehouse.engine.run import Run, unknown
+from warehouse.engine.state import StepState
 from warehouse.errors import JournalUnavailable, StepFailed
 from warehouse.journal.base import FINAL, Entry, EntryStep, Journal, ReplyLost, Superseded
 from warehouse.results import Residue, State

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from warehouse.engine.run import OpenUnit, Run, StepState, returned
+from warehouse.engine.run import Run
+from warehouse.engine.state import OpenUnit, StepState, returned
 from warehouse.errors import StoreError
 from warehouse.journal.base import Entry, EntryStep
 from warehouse.results import State

@@ -14,7 +14,8 @@ from warehouse.engine.entries import make_entry
 from warehouse.engine.lease import Lease
 from warehouse.engine.options import Options, check_name
 from warehouse.engine.outcome import recorded
-from warehouse.engine.run import OpenUnit, Run
+from warehouse.engine.run import Run
+from warehouse.engine.state import OpenUnit
 from warehouse.engine.two_phase import vote
 from warehouse.errors import (
     AlreadyFinished,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from warehouse.engine.run import Run, StepState, returned
+from warehouse.engine.run import Run
+from warehouse.engine.state import StepState, returned
 from warehouse.journal.base import FINAL, Entry, EntryStep
 from warehouse.records import project
 from warehouse.results import Residue, Status, StepResult, StepStatus, TransactionResult

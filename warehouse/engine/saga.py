@@ -14,8 +14,9 @@ from warehouse.engine.dependencies import in_order
 from warehouse.engine.durable import append, compensating, finish, follow, record
 from warehouse.engine.entries import entry_step, make_entry
 from warehouse.engine.plan import AnyStep
-from warehouse.engine.run import OpenUnit, Run, StepState, TimedOut, unknown
+from warehouse.engine.run import Run, unknown
 from warehouse.engine.staged import blame, blame_lock, rollback
+from warehouse.engine.state import OpenUnit, StepState, TimedOut
 from warehouse.errors import (
     OutcomeUnknown,
     StepFailed,

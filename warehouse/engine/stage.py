@@ -14,7 +14,8 @@ import anyio
 from warehouse.engine.calls import execute
 from warehouse.engine.dependencies import in_order
 from warehouse.engine.plan import AnyStep, CallStep
-from warehouse.engine.run import Run, StepState, TimedOut
+from warehouse.engine.run import Run
+from warehouse.engine.state import StepState, TimedOut
 from warehouse.errors import StepFailed, TransientError
 
 

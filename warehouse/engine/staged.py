@@ -17,8 +17,9 @@ from warehouse.engine.compensate import redo, undo
 from warehouse.engine.durable import compensating, finish, follow, record, take_back
 from warehouse.engine.entries import make_entry
 from warehouse.engine.plan import AnyStep
-from warehouse.engine.run import OpenUnit, Run, StepState, locks, unknown
+from warehouse.engine.run import Run, unknown
 from warehouse.engine.stage import stage
+from warehouse.engine.state import OpenUnit, StepState, locks
 from warehouse.engine.two_phase import carry_through, vote
 from warehouse.errors import (
     JournalUnavailable,

@@ -11,7 +11,8 @@ import anyio
 from warehouse.engine.durable import finish, follow, record
 from warehouse.engine.entries import make_entry
 from warehouse.engine.retry import back_off
-from warehouse.engine.run import OpenUnit, Run, unknown
+from warehouse.engine.run import Run, unknown
+from warehouse.engine.state import OpenUnit
 from warehouse.errors import OutcomeUnknown, StepFailed, StoreError
 from warehouse.journal.base import Superseded
 
