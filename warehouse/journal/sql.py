@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from warehouse.errors import ConfigError, JournalUnavailable, WarehouseError
-from warehouse.journal import parts, schema, tables
+from warehouse.journal import parts, reading, schema, tables
 from warehouse.journal.base import (
     Claim,
     Entry,
@@ -118,7 +118,7 @@ class SqlJournal:
             ) from error
 
     def _note_seal(self, _: Any, record: Any) -> None:
-        record.info[tables.SEAL] = self._seal
+        record.info[reading.SEAL] = self._seal
 
     def _make_engine(self) -> sa.Engine:
         if not self._embedded:
@@ -148,41 +148,41 @@ class SqlJournal:
     # Reading
 
     async def sequence(self) -> int:
-        return await self._read(tables.sequence)
+        return await self._read(reading.sequence)
 
     async def touched(self, since: int) -> frozenset[tuple[str, Entity]]:
-        return await self._read(tables.touched, since)
+        return await self._read(reading.touched, since)
 
     async def unfinished(self, store: str, entity: Entity) -> list[Change]:
-        return await self._read(tables.unfinished, store, entity)
+        return await self._read(reading.unfinished, store, entity)
 
     async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:
-        return await self._read(tables.locked, locks)
+        return await self._read(reading.locked, locks)
 
     async def entries(self, states: Iterable[State] | None = None) -> list[Entry]:
-        return await self._read(tables.entries, states)
+        return await self._read(reading.entries, states)
 
     async def entry(self, transaction_id: str) -> Entry | None:
-        return await self._read(tables.entry, transaction_id)
+        return await self._read(reading.entry, transaction_id)
 
     async def keyed(self, key: str) -> Keyed | None:
-        return await self._read(tables.keyed, key)
+        return await self._read(reading.keyed, key)
 
     async def held(self, name: str) -> str | None:
-        keyed = await self._read(tables.keyed, name_key(name))
+        keyed = await self._read(reading.keyed, name_key(name))
         return None if keyed is None else keyed.transaction_id
 
     async def latest(self, name: str) -> Entry | None:
-        return await self._read(tables.latest, name)
+        return await self._read(reading.latest, name)
 
     async def is_mine(self, claim: Claim) -> bool:
-        return await self._read(tables.is_mine, claim)
+        return await self._read(reading.is_mine, claim)
 
     async def recent(self, states: Iterable[State] | None, limit: int) -> list[Entry]:
-        return await self._read(tables.recent, states, limit)
+        return await self._read(reading.recent, states, limit)
 
     async def of_record(self, lock: Lock, limit: int) -> list[Entry]:
-        return await self._read(tables.of_record, lock, limit)
+        return await self._read(reading.of_record, lock, limit)
 
     async def forget(self, lock: Lock) -> tuple[int, list[str]]:
         found = await self._write(tables.forget, lock)
@@ -196,10 +196,10 @@ class SqlJournal:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def claims(self) -> dict[Claim, str]:
-        return await self._read(tables.claims)
+        return await self._read(reading.claims)
 
     async def heartbeats(self) -> dict[str, Heartbeat]:
-        return await self._read(tables.heartbeats)
+        return await self._read(reading.heartbeats)
 
     async def _read(
         self, function: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
