@@ -308,6 +308,18 @@ async def test_an_output_that_cannot_be_journaled_leaves_it_to_recovery(pattern)
         assert await world.leftovers() == []
 
 
+async def test_a_journal_that_goes_away_between_two_attempts_is_no_nothing_changed():
+    async with World() as world:
+        bank = Bank(world)
+        world.faults.fail("p.execute", StoreContention("busy"))
+        world.faults.fail("journal.sequence", JournalUnavailable("away"), nth=2)
+        with pytest.raises(OutcomeUnknown):
+            await world.run(call(), insert("p", {"id": 1}))
+        (found,) = await world.warehouse.recover()
+        assert (found.status, bank.made) == ("compensated", ["charge", "refund"])
+        assert await world.leftovers() == []
+
+
 async def test_a_lost_reply_to_the_decision_is_made_again():
     async with World() as world:
         bank = Bank(world)

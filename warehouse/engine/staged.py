@@ -42,7 +42,11 @@ async def run_staged(run: Run, steps: Sequence[AnyStep]) -> None:
     """
     try:
         failure = await _run_until_settled(run, steps)
-    except (JournalUnavailable, OutcomeUnknown):
+    except OutcomeUnknown:
+        raise
+    except JournalUnavailable as error:
+        if run.journaled:  # it has made calls
+            raise unknown(run, error.message) from error
         raise
     except BaseException:
         await give_up(run, StepFailed("the transaction was interrupted"))
