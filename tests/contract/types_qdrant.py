@@ -70,7 +70,7 @@ QDRANT = (
         DOUBLES,
         takes="float",
         gives="float",
-        note="some come back an ulp off, and are compared within 4",
+        note="some come back an ulp off, and are compared within 16",
         refused=(float("nan"), float("inf"), Decimal("1.5")),
     ),
     payload("boolean", st.booleans(), takes="bool", gives="bool"),

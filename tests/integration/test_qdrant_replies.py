@@ -473,7 +473,8 @@ async def test_racing_writers_of_a_real_server(prefer_grpc: bool) -> None:
         before = await writer.insert()
         for path, value in (*FORMS.values(), ("vector", [0.0, 1.0])):
             done = await asyncio.gather(*(writer.set(before, path, value) for _ in range(8)))
-            assert sum(item.status is APPLIED for item in done) <= 1
+            unguarded = path in {"metadata.f", "vector"}  # neither can be conditioned on
+            assert unguarded or sum(item.status is APPLIED for item in done) <= 1, path
             assert all(item.status in {APPLIED, CONFLICT, UNKNOWN} for item in done)
             before = await writer.read()
             assert get(before, path) == value or path == "metadata.f"

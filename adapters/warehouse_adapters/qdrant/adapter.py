@@ -29,7 +29,8 @@ from warehouse_adapters.qdrant.store import QdrantStore, QdrantUnit
 
 _SETTLE: Final = 5.0
 _PORT: Final = 6333
-_ULPS: Final = 4
+# A double may move by one each time that it is written, and to undo is to write.
+_ULPS: Final = 16
 # The local mode makes cosine vectors unit length in its own way: they come back within some float32 units.
 _LOCAL_ULPS: Final = 2**31
 _CONDITIONAL: Final = (1, 16)
