@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
-from typing import Any, Protocol
+from typing import Protocol
 
 import anyio
 
-from warehouse.actions import Action, Called, Invocation, invoke
 from warehouse.adapter import EntityInfo, Unit, UnitSettings, WriteStatus, Written, first_failed
 from warehouse.engine.retry import back_off
+from warehouse.engine.takeback import CallMade, call_left, take_back
 from warehouse.errors import (
     ConstraintViolated,
     OutcomeUnknown,
@@ -22,7 +21,7 @@ from warehouse.errors import (
 )
 from warehouse.journal.base import Superseded
 from warehouse.planning import freeze
-from warehouse.records import ABSENT, Absent, Change, Entity, Image, Record
+from warehouse.records import ABSENT, Absent, Change, Entity, Image
 from warehouse.registry import Participant
 from warehouse.results import Reason, Residue
 from warehouse.undo import Clash, Merge, combine, inverse, merge
@@ -66,19 +65,6 @@ class Done:
     origin: Origin
     changes: tuple[Change, ...]
     known: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class CallMade:
-    """The call that a step made, or may have made, and the action that takes it back.
-
-    `invocation`: the call itself, where it was made here; it may still run.
-    """
-
-    step: str
-    action: Action
-    called: Called
-    invocation: Invocation | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -127,7 +113,7 @@ async def undo(terms: Terms, steps: Sequence[Done | CallMade]) -> list[Residue]:
     residue: list[Residue] = []
     for done in steps:
         if isinstance(done, CallMade):
-            residue += await _take_back(terms, done)
+            residue += await take_back(done, terms.grace, terms.keep)
             continue
         changes = combine(done.changes, place)
         pieces = [Piece(done.origin, change, done.known) for change in reversed(changes)]
@@ -144,52 +130,6 @@ async def undo(terms: Terms, steps: Sequence[Done | CallMade]) -> list[Residue]:
                 if not piece.settled
             ]
     return residue
-
-
-async def _take_back(terms: Terms, made: CallMade) -> list[Residue]:
-    """Call the compensation of an action, again and again for `grace` seconds; what is left where it fails."""
-    give_up = time.monotonic() + terms.grace
-    output = None if made.called.output is None else _as_returned(made.called.output)
-    if made.called.status == "intended" and made.invocation is not None:
-        # What is taken back before it has happened would happen all the same.
-        happened, output = await made.invocation.late_output(terms.grace)
-        if not happened:
-            return []
-    if made.action.compensate is None:
-        return [_call_left(made, "call", "the action has no compensation")]
-    for attempt in count(1):
-        await terms.keep()
-        try:
-            with anyio.fail_after(terms.grace):
-                await invoke(made.action.compensate, {**made.called.args, "output": output})
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other steps are to be undone
-            if time.monotonic() >= give_up:
-                return [_call_left(made, "call", f"its compensation failed: {type(error).__name__}: {error}")]
-        else:
-            return []
-        await anyio.sleep(back_off(attempt))
-    return []
-
-
-def _as_returned(output: tuple[Record, ...]) -> Any:
-    """The output as the function returned it: see `records_of`."""
-    if not output:
-        return None
-    if len(output) > 1:
-        return list(output)
-    return output[0]["value"] if output[0].keys() == {"value"} else output[0]
-
-
-def _call_left(made: CallMade, reason: Reason, detail: str) -> Residue:
-    return Residue(
-        step=made.step,
-        tag="",
-        entity=made.action.name,
-        key=made.called.args,
-        expected=list(made.called.output or ()),
-        reason=reason,
-        detail=detail,
-    )
 
 
 def _reason(error: Exception) -> Reason:
@@ -415,7 +355,7 @@ def kept(steps: Iterable[Done | CallMade]) -> list[Residue]:
     residue = []
     for done in steps:
         if isinstance(done, CallMade):
-            residue.append(_call_left(done, "kept", ""))
+            residue.append(call_left(done, "kept", ""))
             continue
         for change in done.changes:
             piece, clash = Piece(done.origin, change, known=True), Clash(None, change.after, change.after)

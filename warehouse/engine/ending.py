@@ -12,7 +12,6 @@ import anyio
 from warehouse.actions import Actions, Called
 from warehouse.adapter import EntityInfo, Outcome, PreparedId, Unit, UnitSettings
 from warehouse.engine.compensate import (
-    CallMade,
     Done,
     NothingWritten,
     Origin,
@@ -23,6 +22,7 @@ from warehouse.engine.compensate import (
     redo,
     undo,
 )
+from warehouse.engine.takeback import CallMade
 from warehouse.errors import InvalidOperation, StoreError, TransientError, WarehouseError
 from warehouse.journal.base import Entry, EntryStep, Journal, Superseded
 from warehouse.records import Absent, Entity, same_image

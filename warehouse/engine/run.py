@@ -11,7 +11,7 @@ import anyio
 
 from warehouse import conditions
 from warehouse.adapter import PreparedId, Query, StepChanges, TogetherUnit, UnitSettings
-from warehouse.engine.compensate import CallMade, Done, Terms
+from warehouse.engine.compensate import Done, Terms
 from warehouse.engine.dependencies import in_order
 from warehouse.engine.lease import Lease
 from warehouse.engine.options import Options
@@ -19,6 +19,7 @@ from warehouse.engine.plan import AnyStep, Step, no_reference
 from warehouse.engine.references import reference
 from warehouse.engine.retry import Retries
 from warehouse.engine.state import OpenUnit, StepState, TimedOut
+from warehouse.engine.takeback import CallMade
 from warehouse.errors import (
     InvalidOperation,
     JournalUnavailable,

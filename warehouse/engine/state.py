@@ -9,8 +9,9 @@ from typing import Literal
 
 from warehouse.actions import Called, Invocation
 from warehouse.adapter import StepChanges, Unit
-from warehouse.engine.compensate import CallMade, Done
+from warehouse.engine.compensate import Done
 from warehouse.engine.plan import AnyStep, CallStep, Step
+from warehouse.engine.takeback import CallMade
 from warehouse.errors import StepFailed, StoreError
 from warehouse.journal.base import Lock
 from warehouse.journal.base import locks as step_locks
