@@ -280,6 +280,32 @@ async def test_a_step_that_may_fail():
         assert (result.status, statuses(result)) == ("completed", "cfc")
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
+async def test_what_a_call_may_have_done_that_was_let_off_is_taken_back(pattern):
+    async with World() as world:
+        bank = Bank(world)
+        bank.fails = [TimeoutError("no answer")]
+        steps = [insert("a", {"id": 1}), call(allow_fail=True), insert("p", {"id": 2})]
+        result = await world.run(*steps, pattern=pattern)
+        assert (result.status, statuses(result)) == ("completed", "cfc")
+        assert bank.log == [("charge", 7, 5), ("refund", 7, None)]
+        assert (world.rows("a"), world.rows("p")) == ({1: {}}, {2: {}})
+        assert await world.leftovers() == []
+
+
+async def test_a_call_that_was_let_off_is_kept_by_nobody():
+    """What it may have done was taken back at once: where the rest is kept, it is not among it."""
+    async with World() as world:
+        bank = Bank(world)
+        bank.fails = [TimeoutError("no answer")]
+        await world.fill("p", {"id": 2})
+        steps = [insert("a", {"id": 1}), call(allow_fail=True), insert("p", {"id": 2})]
+        result = await world.run(*steps, pattern="saga", rollback="none")
+        assert bank.log == [("charge", 7, 5), ("refund", 7, None)]
+        assert [(left.step, left.reason) for left in result.residue] == [("step_0", "kept")]
+        assert await world.leftovers() == []
+
+
 # The journal
 
 
@@ -327,6 +353,17 @@ async def test_a_lost_reply_to_the_decision_is_made_again():
         assert (await world.run(call(), insert("a", {"id": 1}))).ok
         assert bank.made == ["charge"]
         assert world.rows("a") == {1: {}}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+async def test_what_was_never_called_is_not_taken_back(pattern):
+    """Its arguments cannot be journaled, so it was not made; the one before it was."""
+    async with World() as world:
+        bank = Bank(world)
+        result = await world.run(call(1), call(threading.Lock()), pattern=pattern)
+        assert result.status == "compensated"
+        assert bank.log == [("charge", 1, 5), ("refund", 1, "ch-1")]
+        assert await world.leftovers() == []
 
 
 async def test_a_value_of_no_known_type_is_taken_back():

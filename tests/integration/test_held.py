@@ -181,9 +181,12 @@ async def test_an_owner_that_closes_or_dies_leaves_it_held():
     async with Worlds() as worlds:
         await worlds.filled()
         await worlds.hold()
+        assert await worlds.one.warehouse.recover() == []
         await worlds.one.warehouse.close()
         await asyncio.sleep(0.2)
         assert await worlds.two.warehouse.recover() == []
+        for world in (worlds.one, worlds.two):  # to look at what is prepared costs no durable write
+            assert "journal.settle" not in world.faults.calls
         assert (await worlds.two.warehouse.commit("order")).ok
         assert worlds.everything() == AFTER
 

@@ -39,6 +39,10 @@ Config = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="The transaction's id.")]
+Tag = Annotated[str, typer.Argument(help="The tag of its store.")]
+EntityName = Annotated[str, typer.Argument(help="Its table, collection, label or relationship type.")]
+Key = Annotated[list[str], typer.Argument(metavar="FIELD=VALUE...", help="Its key; values are JSON or text.")]
+Related = Annotated[bool, typer.Option("--relationship", help="It is a relationship.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name that it is held under.")]
 DEFAULT = Path("warehouse.toml")
 
@@ -175,14 +179,12 @@ def show_command(transaction: Id, config: Config = DEFAULT, *, json: Json = Fals
 
 @app.command(name="history", short_help="Show what was changed of one record.")
 def history_command(
-    tag: Annotated[str, typer.Argument(help="The tag of its store.")],
-    entity: Annotated[str, typer.Argument(help="Its table, collection, label or relationship type.")],
-    key: Annotated[
-        list[str], typer.Argument(metavar="FIELD=VALUE...", help="Its key; values are JSON or text.")
-    ],
+    tag: Tag,
+    entity: EntityName,
+    key: Key,
     config: Config = DEFAULT,
     *,
-    relationship: Annotated[bool, typer.Option("--relationship", help="It is a relationship.")] = False,
+    relationship: Related = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Of at most so many transactions.")] = 20,
     json: Json = False,
 ) -> None:
@@ -198,14 +200,12 @@ def history_command(
 
 @app.command(name="forget", short_help="Erase what the journal keeps of one record.")
 def forget_command(
-    tag: Annotated[str, typer.Argument(help="The tag of its store.")],
-    entity: Annotated[str, typer.Argument(help="Its table, collection, label or relationship type.")],
-    key: Annotated[
-        list[str], typer.Argument(metavar="FIELD=VALUE...", help="Its key; values are JSON or text.")
-    ],
+    tag: Tag,
+    entity: EntityName,
+    key: Key,
     config: Config = DEFAULT,
     *,
-    relationship: Annotated[bool, typer.Option("--relationship", help="It is a relationship.")] = False,
+    relationship: Related = False,
 ) -> None:
     """Erase the images and the history of one record from the journal; in its store it stays as it is.
 

@@ -12,7 +12,7 @@ from warehouse.engine.durable import journal_step
 from warehouse.engine.plan import AnyStep, CallStep
 from warehouse.engine.run import Run
 from warehouse.engine.state import StepState, TimedOut
-from warehouse.errors import StoreError
+from warehouse.errors import StepFailed, StoreError
 
 
 async def execute(run: Run, step: AnyStep) -> None:
@@ -38,7 +38,11 @@ async def _call(run: Run, state: StepState, step: CallStep) -> None:
         if state.calls:
             await _take_back(run, state)
         called = state.called = Called(step.action.name, arguments)
-        await journal_step(run, state)
+        try:
+            await journal_step(run, state)
+        except StepFailed:  # its arguments are none that the journal takes: it is not made
+            state.called = None
+            raise
     await run.keep()
     state.invocation = Invocation(step.action.function, arguments)
     try:
@@ -57,6 +61,19 @@ async def _call(run: Run, state: StepState, step: CallStep) -> None:
     with anyio.CancelScope(shield=True):
         await journal_step(run, state)
     state.status = "executed"
+
+
+async def let_go(run: Run, state: StepState) -> None:
+    """Take back what a call may have done that was let off, and journal that it counts no more.
+
+    Raises as `journal_step`.
+    """
+    if state.called is None or not state.calls:
+        return
+    with anyio.CancelScope(shield=True):
+        run.residue += await undo(run.terms(), [state.made()])
+        state.called = replace(state.called, status="failed")
+        await journal_step(run, state)
 
 
 async def _take_back(run: Run, state: StepState) -> None:

@@ -213,7 +213,7 @@ class Ending:
         return None if outcome is Outcome.UNKNOWN else outcome is Outcome.COMMITTED
 
     @asynccontextmanager
-    async def _unit(self, step: Journaled) -> AsyncIterator[Unit]:
+    async def _unit(self, step: Origin) -> AsyncIterator[Unit]:
         settings = UnitSettings(
             transaction_id=self._entry.transaction_id, lock_timeout=self._terms.lock_timeout
         )
@@ -253,15 +253,11 @@ class Ending:
         if isinstance(done, CallMade) or "kept" in self._entry.detail:
             return True
         origin, ulps = done.origin, done.origin.participant.adapter.capabilities.float_ulps
-        settings = UnitSettings(
-            transaction_id=self._entry.transaction_id, lock_timeout=self._terms.lock_timeout
-        )
-        with _reaching(origin):
-            async with origin.participant.adapter.unit(settings) as unit:
-                for change in done.changes:
-                    (current,) = await unit.read(await origin.describe(change.entity), [change.key])
-                    if same_image(current, change.after, change.written, ulps=ulps):
-                        return True
+        async with self._unit(origin) as unit:
+            for change in done.changes:
+                (current,) = await unit.read(await origin.describe(change.entity), [change.key])
+                if same_image(current, change.after, change.written, ulps=ulps):
+                    return True
         return False
 
     def _made(self) -> dict[str, int]:

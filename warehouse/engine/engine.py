@@ -126,8 +126,9 @@ class Engine:
                 hint="say pattern='saga'",
             )
         run = Run(options, self.lease, pattern, started)
+        alone = acts_alone(steps)
         for step in steps:
-            check_step(step, pattern, alone=acts_alone(steps))
+            check_step(step, pattern, alone=alone)
             run.add(step)
         return run, reason
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from warehouse.engine.run import Run
@@ -18,6 +18,7 @@ def make_entry(run: Run, state: State, opened: Sequence[OpenUnit], *, expires: f
     What is `held` belongs to nobody, until it `expires`; only what was prepared can be asked for later.
     """
     asked = [unit for unit in opened if unit.prepared or state != "held"]
+    places = run.places()
     states = sorted((item for unit in opened for item in unit.steps), key=lambda item: item.step.index)
     return Entry(
         transaction_id=run.id,
@@ -30,7 +31,7 @@ def make_entry(run: Run, state: State, opened: Sequence[OpenUnit], *, expires: f
         idempotency=run.idempotency,
         detail=_detail(run, opened),
         steps=tuple(
-            entry_step(run, item)
+            _step(run, item, places)
             for item in (*states, *run.calls())
             if item.called is not None or (item.done is not None and item.done.changes)
         ),
@@ -64,10 +65,14 @@ def summary(run: Run) -> list[list[Any]]:
 
 def entry_step(run: Run, state: StepState) -> EntryStep:
     """A step as it is journaled. Raises StepFailed for values or sizes that the journal does not take."""
+    return _step(run, state, run.places())
+
+
+def _step(run: Run, state: StepState, places: Mapping[int, int]) -> EntryStep:
     step = state.step
     try:
         entry = EntryStep(
-            index=run.places()[step.index],
+            index=places[step.index],
             name=step.name,
             tag=step.tag,
             store=step.store,

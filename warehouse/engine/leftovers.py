@@ -90,9 +90,12 @@ class Leftovers:
 
         A tombstone comes first: from then on it cannot be decided any more.
         """
-        if not await self._lease.journal.settle(transaction_id):
-            return False
-        entry = await self._lease.journal.entry(transaction_id)
+        journal = self._lease.journal
+        entry = await journal.entry(transaction_id)
+        if entry is None:
+            if not await journal.settle(transaction_id):
+                return False
+            entry = await journal.entry(transaction_id)
         if entry is None or entry.state in _UNDONE:
             return False
         return True if entry.state in _DECIDED else None

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import anyio
 
-from warehouse.engine.calls import execute
+from warehouse.engine.calls import execute, let_go
 from warehouse.engine.commit import apply, commit
 from warehouse.engine.compensate import kept, undo
 from warehouse.engine.dependencies import in_order
@@ -57,17 +56,20 @@ class Saga:
 
     async def run_step(self, step: AnyStep) -> StepFailed | None:
         """Execute, journal and commit one step, trying again as the policy allows; its failure, or None."""
-        retries = self._run.retries()
         state = self._run.states[step.index]
+        try:
+            return await self._run_step(state)
+        except OutcomeUnknown:
+            self._unclear = True
+            raise
+        except Superseded as taken:
+            self._taken = taken
+            return self._run.fail(state, taken, taken)
+
+    async def _run_step(self, state: StepState) -> StepFailed | None:
+        retries = self._run.retries()
         while True:
-            try:
-                failure = await self._attempt(state)
-            except OutcomeUnknown:
-                self._unclear = True
-                raise
-            except Superseded as taken:
-                self._taken = taken
-                return self._run.fail(state, taken, taken)
+            failure = await self._attempt(state)
             if failure is None or self._run.residue:
                 return failure
             if not await retries.again(failure):
@@ -75,10 +77,9 @@ class Saga:
             state.status, state.error = "waiting", None
         if not self._run.let_off(failure):
             return failure
-        if state.calls:  # what it did is not known
-            self._run.residue += await undo(self._run.terms(), [state.made()])
-            state.called = None if state.called is None else replace(state.called, status="failed")
-        if step.index in self._journaled or state.called is not None:
+        await let_go(self._run, state)
+        self._committed = [item for item in self._committed if item is not state]
+        if state.step.index in self._journaled:
             await append(self._run, [entry_step(self._run, state)], {})
         return None
 

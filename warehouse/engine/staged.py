@@ -11,6 +11,7 @@ from typing import Final
 
 import anyio
 
+from warehouse.engine.calls import let_go
 from warehouse.engine.choose import acts_alone
 from warehouse.engine.commit import apply, commit
 from warehouse.engine.compensate import redo, undo
@@ -65,8 +66,12 @@ async def _run_until_settled(run: Run, steps: Sequence[AnyStep]) -> StepFailed |
             await rollback(run)
         if failure is None:
             return None
-        if not await retries.again(failure) and not run.let_off(failure):
-            return failure
+        if not await retries.again(failure):
+            if not run.let_off(failure):
+                return failure
+            for state in run.calls():
+                if state.let_off:
+                    await let_go(run, state)
         run.reset()
 
 

@@ -133,13 +133,13 @@ class RedisJournal:
             names = await self._client.zrangebyscore(ORDER, f"({since}", "+inf")
         found = await self._entries(names)
         return frozenset(
-            (step.store, entity) for entry, _ in found for step in entry.steps for entity in step.entities
+            (step.store, entity) for entry in found for step in entry.steps for entity in step.entities
         )
 
     async def unfinished(self, store: str, entity: Entity) -> list[Change]:
         return [
             change
-            for entry, _ in await self._range(OPEN)
+            for entry in await self._range(OPEN)
             for step in entry.steps
             if step.store == store
             for change in step.changes
@@ -166,20 +166,22 @@ class RedisJournal:
         return None if keyed is None else keyed.transaction_id
 
     async def latest(self, name: str) -> Entry | None:
-        found = [entry for entry, _ in await self._range(place("name", name)) if entry.state in FINAL]
-        return replace(found[-1], steps=()) if found else None
+        found = [
+            entry for entry in await self._range(place("name", name), whole=False) if entry.state in FINAL
+        ]
+        return found[-1] if found else None
 
     async def is_mine(self, claim: Claim) -> bool:
         found = await self._read(claim.transaction_id)
         return found is not None and found[0].state not in FINAL and found[0].epoch == claim.epoch
 
     async def entry(self, transaction_id: str) -> Entry | None:
-        found = await self._read(transaction_id)
+        found = await self._read(transaction_id, whole=True)
         return None if found is None or _TOMBSTONE in found[0].detail else found[0]
 
     async def entries(self, states: Iterable[State] | None = None) -> list[Entry]:
         wanted = None if states is None else set(states)
-        found = [entry for entry, _ in await self._range(ALL)]
+        found = await self._range(ALL)
         return [entry for entry in found if wanted is None or entry.state in wanted]
 
     async def recent(self, states: Iterable[State] | None, limit: int) -> list[Entry]:
@@ -192,20 +194,20 @@ class RedisJournal:
             if not names:
                 break
             start += len(names)
-            found = [entry for entry, _ in await self._entries(names)]
-            out += [replace(entry, steps=()) for entry in found if wanted is None or entry.state in wanted]
+            found = await self._entries(names, whole=False)
+            out += [entry for entry in found if wanted is None or entry.state in wanted]
         return out[:limit]
 
     async def of_record(self, lock: Lock, limit: int) -> list[Entry]:
         async with self._store.errors("read"):
             names = await self._client.zrevrange(place("record", lock), 0, limit - 1)
-        return [entry for entry, _ in await self._entries(names)]
+        return await self._entries(names)
 
     async def claims(self) -> dict[Claim, str]:
         now = time.time()
         return {
             entry.claim: entry.owner
-            for entry, _ in await self._range(OPEN)
+            for entry in await self._range(OPEN, whole=False)
             if entry.state != "held" or (entry.expires or 0) <= now
         }
 
@@ -214,34 +216,36 @@ class RedisJournal:
             found = await self._client.hgetall(OWNERS)
         return {owner.decode(): Heartbeat(*decode(content)) for owner, content in found.items()}
 
-    async def _range(self, where: bytes) -> list[tuple[Entry, bytes]]:
+    async def _range(self, where: bytes, *, whole: bool = True) -> list[Entry]:
         """The entries of a sorted set, in its order."""
         async with self._store.errors("read"):
             names = await self._client.zrange(where, 0, -1)
-        return await self._entries(names)
+        return await self._entries(names, whole=whole)
 
-    async def _entries(self, names: Sequence[bytes]) -> list[tuple[Entry, bytes]]:
-        """Those of these names that are there (and no tombstones), each with its revision."""
+    async def _entries(self, names: Sequence[bytes], *, whole: bool = True) -> list[Entry]:
+        """Those of these names that are there (and no tombstones), `whole` with their steps."""
+        found = await self._fetch(names, whole=whole)
+        return [entry for entry, _ in found if _TOMBSTONE not in entry.detail]
+
+    async def _read(self, transaction_id: str, *, whole: bool = False) -> tuple[Entry, bytes] | None:
+        """One entry, or tombstone, with its revision."""
+        found = await self._fetch([transaction_id.encode()], whole=whole)
+        return found[0] if found else None
+
+    async def _fetch(self, names: Sequence[bytes], *, whole: bool) -> list[tuple[Entry, bytes]]:
         out: list[tuple[Entry, bytes]] = []
         for start in range(0, len(names), CHUNK):
             part = names[start : start + CHUNK]
             async with self._store.errors("read"), self._client.pipeline(transaction=True) as pipe:
-                for name in part:
-                    pipe.hgetall(place("transaction", name))
-                    pipe.hgetall(place("steps", name))
+                for kind in ("transaction", "steps") if whole else ("transaction",):
+                    for name in part:
+                        pipe.hgetall(place(kind, name))
                 replies = await pipe.execute()
-            for name, row, steps in zip(part, replies[::2], replies[1::2], strict=True):
+            steps = replies[len(part) :] or [{}] * len(part)
+            for name, row, mine in zip(part, replies, steps, strict=False):
                 if row:
-                    out.append((self._entry(name.decode(), row, steps), row[b"revision"]))
-        return [item for item in out if _TOMBSTONE not in item[0].detail]
-
-    async def _read(self, transaction_id: str) -> tuple[Entry, bytes] | None:
-        """One entry, or tombstone, with its revision."""
-        async with self._store.errors("read"), self._client.pipeline(transaction=True) as pipe:
-            pipe.hgetall(place("transaction", transaction_id))
-            pipe.hgetall(place("steps", transaction_id))
-            row, steps = await pipe.execute()
-        return (self._entry(transaction_id, row, steps), row[b"revision"]) if row else None
+                    out.append((self._entry(name.decode(), row, mine), row[b"revision"]))
+        return out
 
     def _entry(self, transaction_id: str, row: dict[bytes, bytes], steps: dict[bytes, bytes]) -> Entry:
         content = decode(self._seal.open(row[b"row"]))
@@ -398,7 +402,7 @@ class RedisJournal:
         async with self._store.errors("read"):
             names = await self._client.zrange(place("record", lock), 0, -1)
         for name in (item.decode() for item in names):
-            while (found := await self._read(name)) is not None:
+            while (found := await self._read(name, whole=True)) is not None:
                 entry, revision = found
                 if entry.state not in PRUNED:
                     kept.append(name)

@@ -7,7 +7,7 @@ caller leaves it to finish alone, so that no connection is lost with its transac
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
@@ -75,24 +75,21 @@ class Connections:
 
     async def finish(self, prepared: Prepared, *, commit: bool) -> None:
         """Commit what is prepared, or roll it back, by another connection than the one that prepared it."""
-        link = await self.acquire()
-        try:
-            await link.finish(prepared, commit=commit)
-        except BaseException:
-            await self.give_up(link)
-            raise
-        self.release(link)
+        await self._use(lambda link: link.finish(prepared, commit=commit))
 
     async def once(self, sql: Sql) -> Rows:
         """One statement outside of any transaction."""
+        return await self._use(lambda link: link.run(sql))
+
+    async def _use(self, job: Callable[[Link], Awaitable[T]]) -> T:
         link = await self.acquire()
         try:
-            rows = await link.run(sql)
+            done = await job(link)
         except BaseException:
             await self.give_up(link)
             raise
         self.release(link)
-        return rows
+        return done
 
     async def ask(self, question: Callable[[Connection], T]) -> T:
         """What `question` finds out over a connection of SQLAlchemy's."""
