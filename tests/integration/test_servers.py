@@ -155,7 +155,9 @@ async def write_until_killed(server: ProcessServer) -> set[int]:
     await asyncio.sleep(SECONDS)
     await asyncio.wait_for(enough.wait(), 30)
     await asyncio.to_thread(server.kill)
-    for task in writers:
+    # A client that is cancelled while it closes stays open, so each is first given time to see the end.
+    _, left = await asyncio.wait(writers, timeout=30)
+    for task in left:
         task.cancel()
     await asyncio.gather(*writers, return_exceptions=True)
     return acknowledged
