@@ -94,7 +94,7 @@ class AsyncTransaction:
         if self._options.hold and await self._run.journal.held(str(self._options.name)):
             raise name_taken(str(self._options.name))
         self._run.started = time.monotonic()
-        self._run.since = await self._run.journal.sequence()
+        self._run.since = await self._run.lease.trailing.moment()
         self._phase = "open"
         self._watch = asyncio.ensure_future(self._expire())
         return self

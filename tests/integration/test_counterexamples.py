@@ -58,7 +58,7 @@ async def test_c02_a_decision_that_arrives_after_it_was_given_up(monkeypatch):
         await filled(world, "ap")
         decide, sent = world.journal.decide, []
 
-        async def lose(entry, since):
+        async def lose(entry, since, **_):
             sent.append((entry, since))
             raise ReplyLost("no reply")
 
@@ -232,15 +232,13 @@ async def test_c11_the_stores_own_answer_outranks_images():
             return Outcome.COMMITTED
 
         two.other.stores["a"].outcome = outcome
-        paused, _ = pause(two.owner, "journal.finish")
-        running = asyncio.ensure_future(two.owner.run(update("a", 1, PLUS_ONE), update("p", 1, PLUS_ONE)))
-        await paused.wait()
+        two.owner.faults.fail("journal.complete", JournalUnavailable("away"), times=1000)
+        assert (await two.owner.run(update("a", 1, PLUS_ONE), update("p", 1, PLUS_ONE))).ok
         await two.die()
         await two.owner.foreign("a", 1, {"n": 0})
         assert await two.recover() == [("completed", None)]
         assert asked == ["a-token"]
         assert number(two.owner, "a") == 0  # what somebody else wrote
-        running.cancel()
 
 
 async def test_c15_a_transaction_of_one_store_builds_on_nothing_that_is_taken_back():

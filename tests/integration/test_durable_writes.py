@@ -6,7 +6,7 @@ from integration.memory_world import World, insert, update
 from warehouse.errors import ConstraintViolated
 
 pytestmark = pytest.mark.anyio
-WRITES = {"decide", "append", "change_state", "finish", "note", "settle", "resolve", "take_over"}
+WRITES = {"decide", "append", "change_state", "finish", "complete", "note", "settle", "resolve", "take_over"}
 HELD = [insert("a", {"id": 1}), insert("b", {"id": 1})]
 THREE = [insert("a", {"id": 1}), insert("p", {"id": 1}), insert("q", {"id": 1})]
 CALL = {"operation": "call", "action": "ask"}

@@ -203,6 +203,77 @@ async def test_c08_who_read_before_another_finished_is_refused(journal):
     await journal.decide(again, since + 2)
 
 
+async def test_several_complete_in_one_write(journal):
+    ones = [entry(step(number)) for number in range(3)]
+    for one in ones:
+        await journal.decide(one, 0)
+    taken = await journal.take_over(ones[2].claim, "another")
+    await journal.complete([one.claim for one in ones] + [entry(step(9)).claim])
+    assert {item.transaction_id: item.state for item in await journal.entries()} == {
+        one.transaction_id: state
+        for one, state in zip(ones, ["completed", "completed", "committing"], strict=True)
+    }
+    assert await journal.sequence() == 2
+    assert await journal.locked(ones[0].locks() + ones[1].locks()) is None
+    assert await journal.locked(ones[2].locks()) is not None
+    await journal.complete([one.claim for one in ones])  # once more changes nothing
+    assert await journal.sequence() == 2
+    await journal.complete([taken])
+    assert await journal.locked(ones[2].locks()) is None
+
+
+async def test_a_decide_carries_ends(journal):
+    """Its locks may be those of what ends, where that was seen; all of it is made, or nothing."""
+    before, blocker = entry(step(1, 2)), entry(step(3))
+    await journal.decide(before, 0)
+    await journal.decide(blocker, 0)
+    carried, seen = [before.claim], {before.transaction_id}
+    with pytest.raises(RecordLocked):
+        await journal.decide(entry(step(1, 3)), 0, carried=carried, seen=seen)
+    assert await journal.sequence() == 0
+    assert (await journal.locked(before.locks())).holder == before.transaction_id
+    after = entry(step(1, 4))
+    with pytest.raises(RecordLocked):  # it read before that had completed
+        await journal.decide(after, 0, carried=carried)
+    assert await journal.sequence() == 0
+    await journal.decide(after, 0, carried=carried, seen=seen)
+    assert await journal.sequence() == 1
+    assert (await journal.entry(before.transaction_id)).state == "completed"
+    locked = {n: await journal.locked([lock("store", THINGS, {"id": n})]) for n in (1, 2, 4)}
+    assert {n: item and item.holder for n, item in locked.items()} == {
+        1: after.transaction_id,
+        2: None,
+        4: after.transaction_id,
+    }
+    with pytest.raises(RecordLocked, match="which was faster"):  # whoever read before that is refused still
+        await journal.decide(entry(step(2)), 0)
+
+
+async def test_what_was_seen_is_no_reason_to_refuse(journal):
+    seen, unseen = entry(step(1)), entry(step(2))
+    for one in (seen, unseen):
+        await journal.decide(one, 0)
+        await journal.complete([one.claim])
+    known = {seen.transaction_id}
+    with pytest.raises(RecordLocked):
+        await journal.decide(entry(step(1, 2)), 0, seen=known)
+    one = entry(step(1))
+    await journal.decide(one, 0, seen=known)
+    with pytest.raises(RecordLocked):
+        await journal.append(one.claim, [step(2, index=1)], 0, {}, seen=known)
+    await journal.append(one.claim, [step(2, index=1)], 0, {}, seen={*known, unseen.transaction_id})
+
+
+async def test_some_are_ignored_where_one_looks(journal):
+    one = entry(step(1))
+    await journal.decide(one, 0)
+    mine = {one.transaction_id}
+    assert await journal.locked(one.locks(), mine) is None
+    assert await journal.locked(one.locks(), {"another"}) is not None
+    assert await journal.unfinished("store", THINGS, mine) == []
+    assert await journal.unfinished("store", THINGS, {"another"}) == list(one.steps[0].changes)
+
+
 async def test_a_claimed_value_is_locked_too(journal):
     with_email = EntryStep(
         index=0,
@@ -448,7 +519,7 @@ async def test_a_record_that_came_and_went_during_a_decide_is_noticed(journal, u
 
     def run():
         try:
-            journal._write_there(tables.decide, (slow, since, {}))
+            journal._write_there(tables.decide, (slow, since, (), (), {}))
             ends.append(None)
         except RecordLocked as error:
             ends.append(error)

@@ -87,10 +87,15 @@ class Archive:
 
     # Looking
 
+    async def _settle(self) -> None:
+        """Have everything in the journal that has ended so far. Raises what the journal raises."""
+        await self.flush()
+        await self._lease.trailing.flush()
+
     async def transactions(self, status: State | Sequence[State] | None, limit: int) -> list[TransactionInfo]:
         """The last transactions, newest first."""
         states = _states(status)
-        await self.flush()
+        await self._settle()
         return [_info(entry) for entry in await self._lease.journal.recent(states, limit)]
 
     async def show(self, transaction_id: str) -> TransactionInfo:
@@ -98,7 +103,7 @@ class Archive:
         return _info(await self._entry(transaction_id))
 
     async def _entry(self, transaction_id: str) -> Entry:
-        await self.flush()
+        await self._settle()
         entry = await self._lease.journal.entry(transaction_id)
         if entry is None:
             raise UnknownTransaction(f"the journal has no transaction {transaction_id!r}")
@@ -141,7 +146,7 @@ class Archive:
             raise InvalidOperation(
                 f"the key of {source.target} is {wanted}, not {', '.join(key)}", tag=source.tag, field="key"
             )
-        await self.flush()
+        await self._settle()
         return participant, conversions.convert_record(dict(key), info.config.convert)
 
     # Undoing

@@ -16,7 +16,7 @@ import anyio
 from warehouse import conditions
 from warehouse.adapter import Query
 from warehouse.engine.retry import back_off
-from warehouse.journal.base import Journal
+from warehouse.engine.trailing import Moment, Trailing
 from warehouse.planning import freeze, key_in
 from warehouse.records import Absent, Change, Entity, Image, Record, get, put
 from warehouse.registry import Participant
@@ -24,13 +24,13 @@ from warehouse.registry import Participant
 _SHORT: Final = 3  # waits never get longer than after so many attempts
 
 
-async def find_committed(journal: Journal, participant: Participant, query: Query) -> list[Record]:
+async def find_committed(journal: Trailing, participant: Participant, query: Query) -> list[Record]:
     """The records that match, as all stores together have committed them. Goes on until a read was consistent."""
     store, entity = participant.identity, query.info.entity
     attempt = 0
     while True:
         attempt += 1
-        since = await journal.sequence()
+        since = await journal.moment()
         expected = len(_before(await journal.unfinished(store, entity)))
         records = await participant.adapter.find(_enough(query, expected))
         pending = _before(await journal.unfinished(store, entity))
@@ -39,9 +39,9 @@ async def find_committed(journal: Journal, participant: Participant, query: Quer
         await anyio.sleep(back_off(min(attempt, _SHORT)))
 
 
-async def _has_changed(journal: Journal, since: int, place: tuple[str, Entity]) -> bool:
+async def _has_changed(journal: Trailing, since: Moment, place: tuple[str, Entity]) -> bool:
     """Whether a transaction that touched this entity has finished since."""
-    return await journal.sequence() != since and place in await journal.touched(since)
+    return await journal.moment() != since and place in await journal.touched(since)
 
 
 def _enough(query: Query, expected: int) -> Query:

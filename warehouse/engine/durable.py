@@ -32,7 +32,7 @@ async def record(run: Run, entry: Entry) -> None:
         return
     run.lease.active.add(run.id)
     try:
-        await run.journal.decide(entry, run.since)
+        await run.lease.trailing.decide(entry, run.since)
     except ReplyLost as error:
         try:
             recorded = await run.journal.settle(run.id)
@@ -53,11 +53,13 @@ async def append(
 
     Raises RecordLocked, Superseded or OutcomeUnknown.
     """
+    number, seen = run.since.number, run.since.completed
     try:
+        await run.lease.trailing.flush()
         try:
-            await run.journal.append(run.claim, steps, run.since, tokens, change)
+            await run.journal.append(run.claim, steps, number, tokens, change, seen=seen)
         except ReplyLost:
-            await run.journal.append(run.claim, steps, run.since, tokens, change)
+            await run.journal.append(run.claim, steps, number, tokens, change, seen=seen)
     except (ReplyLost, JournalUnavailable) as error:
         raise unknown(run, error.message) from error
 
@@ -113,6 +115,15 @@ async def finish(run: Run, state: State) -> None:
         entry = await ended(run.journal, run.id, give_up=0) if isinstance(error, ReplyLost) else None
         if entry is None or entry.epoch != run.claim.epoch:
             raise unknown(run, error.message) from error
+    run.journaled = False
+
+
+def trail(run: Run) -> None:
+    """Have the outcome `completed` journaled soon: everything that it consists of can be asked for until then."""
+    states = run.states.values()
+    run.lease.trailing.add(
+        run.claim, {(state.step.store, change.entity) for state in states for change in state.changes}
+    )
     run.journaled = False
 
 

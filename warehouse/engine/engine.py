@@ -52,6 +52,7 @@ class Engine:
     async def wait(self, transaction_id: str, seconds: float | None) -> TransactionResult:
         """How a journaled transaction ends; see `AsyncWarehouse.wait`."""
         journal = self.lease.journal
+        await self.lease.trailing.flush()
         give_up = math.inf if seconds is None else time.monotonic() + seconds
         if await journal.entry(transaction_id) is None:
             raise UnknownTransaction(
@@ -149,7 +150,7 @@ class Engine:
             )
         try:
             if isolation == "committed":
-                records = await find_committed(self.lease.journal, participant, prepared)
+                records = await find_committed(self.lease.trailing, participant, prepared)
             else:
                 records = await participant.adapter.find(prepared)
         except StoreError as error:

@@ -9,6 +9,7 @@ import uuid
 from contextlib import suppress
 from typing import Final
 
+from warehouse.engine.trailing import Trailing
 from warehouse.errors import JournalUnavailable, WarehouseError
 from warehouse.journal.base import Claim, Journal, ReplyLost, Superseded
 
@@ -22,7 +23,8 @@ class Lease:
 
     Others judge it by their own clocks: a heartbeat that has not changed for `seconds` is that of a dead owner.
     So this side counts from before its last heartbeat, and stops by itself when that is too long ago. `active` are
-    the journaled transactions that something here is bringing to their end.
+    the journaled transactions that something here is bringing to their end; `trailing` those of them that have come
+    to it.
     """
 
     def __init__(self, journal: Journal, seconds: float) -> None:
@@ -30,6 +32,7 @@ class Lease:
         self.seconds = seconds
         self.owner = uuid.uuid4().hex
         self.active: set[str] = set()
+        self.trailing = Trailing(journal, self.active)
         self._renewed = 0.0
         self._beating: asyncio.Task[None] | None = None
 
@@ -46,6 +49,7 @@ class Lease:
         beating, self._beating = self._beating, None
         if beating is None:
             return
+        await self.trailing.close()
         beating.cancel()
         with suppress(asyncio.CancelledError):
             await beating

@@ -58,7 +58,7 @@ class Reversal:
     async def _attempt(self) -> StepFailed | TransactionConflict | None:
         run = self._run
         self.conflicts = []
-        run.since = await run.journal.sequence()
+        run.since = await run.lease.trailing.moment()
         stores: dict[str, list[tuple[EntryStep, Participant, tuple[Change, ...]]]] = {}
         for made in self._made:
             stores.setdefault(made[0].store, []).append(made)

@@ -20,6 +20,7 @@ from warehouse.engine.references import reference
 from warehouse.engine.retry import Retries
 from warehouse.engine.state import OpenUnit, StepState, TimedOut
 from warehouse.engine.takeback import CallMade
+from warehouse.engine.trailing import Moment
 from warehouse.errors import (
     InvalidOperation,
     JournalUnavailable,
@@ -65,7 +66,7 @@ class Run:
         self.alone: list[OpenUnit] = []  # what committed without the journal
         self.started = started
         self.began = time.time()
-        self.since = 0
+        self.since = Moment()
         self.patience = options.lock_timeout
         self.states: dict[int, StepState] = {}
         self.units: dict[str, OpenUnit] = {}
@@ -87,7 +88,8 @@ class Run:
 
     def release(self) -> None:
         """Nothing here brings it to its end any more: if it has none, recovery does."""
-        self.lease.active.discard(self.id)
+        if self.id not in self.lease.trailing:
+            self.lease.active.discard(self.id)
 
     # Time
 
@@ -225,7 +227,8 @@ class Run:
         """
         records = await (await self.open(participant)).unit.find(query)
         if query.lock:
-            for change in await self.journal.unfinished(participant.identity, query.info.entity):
+            trailing = self.lease.trailing
+            for change in await trailing.unfinished(participant.identity, query.info.entity):
                 images = (image for image in (change.before, change.after) if not isinstance(image, Absent))
                 if any(conditions.evaluate(query.where, image) for image in images):
                     raise TransactionConflict(

@@ -85,7 +85,7 @@ class Saga:
 
     async def _attempt(self, state: StepState) -> StepFailed | None:
         run, step = self._run, state.step
-        run.since = await run.journal.sequence()
+        run.since = await run.lease.trailing.moment()
         try:
             with anyio.move_on_after(run.remaining) as scope:
                 await execute(run, step)

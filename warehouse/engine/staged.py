@@ -15,7 +15,7 @@ from warehouse.engine.calls import let_go
 from warehouse.engine.choose import acts_alone
 from warehouse.engine.commit import apply, commit
 from warehouse.engine.compensate import redo, undo
-from warehouse.engine.durable import compensating, finish, follow, record, take_back
+from warehouse.engine.durable import compensating, finish, follow, record, take_back, trail
 from warehouse.engine.entries import make_entry
 from warehouse.engine.plan import AnyStep
 from warehouse.engine.run import Run, unknown
@@ -98,7 +98,7 @@ async def _attempt(
 ) -> StepFailed | TransactionConflict | None:
     """Stage and conclude once; what kept it from taking effect, or None where the run has ended."""
     if not acts_alone(steps):
-        run.since = await run.journal.sequence()
+        run.since = await run.lease.trailing.moment()
         run.patience = (
             run.options.lock_timeout if ordered_by_tag else min(_PATIENCE, run.options.lock_timeout)
         )
@@ -172,7 +172,7 @@ async def _conclude_prepared(run: Run, changed: Sequence[OpenUnit]) -> StepFaile
 async def _commit_alone(run: Run, changed: Sequence[OpenUnit]) -> StepFailed | None:
     """Commit the only participant: no protocol, but a look at the locks after staging (DESIGN 7)."""
     for opened in changed:
-        conflict = await run.journal.locked(list(locks(opened.steps)))
+        conflict = await run.lease.trailing.locked(list(locks(opened.steps)))
         if conflict is not None:
             raise conflict
         error = await commit(run, opened)
@@ -205,15 +205,26 @@ async def _drive(run: Run, changed: Sequence[OpenUnit], made: list[StepState]) -
     held = [opened for opened in changed if opened.holds]
     await run.keep()
     failures = await _commit_all(run, held)
+    first_try = not failures
     stuck = await _forward(run, held, failures)
     made += _committed(held, failures)
     if stuck is not None:
         opened, error = stuck
         failure = run.fail(opened.steps[-1], error, error.__cause__ or error)
         return await _backward(run, failure, made)
-    await finish(run, "completed")
+    if first_try and _can_be_asked(run, held):
+        trail(run)
+    else:
+        await finish(run, "completed")
     run.end("completed")
     return None
+
+
+def _can_be_asked(run: Run, held: Sequence[OpenUnit]) -> bool:
+    """Whether nothing is lost if the end is journaled later: whoever recovers can ask all who committed."""
+    told = run.idempotency is None and not run.calls()
+    asked = [opened.participant.adapter.capabilities.asks and opened.unit.token for opened in held]
+    return told and bool(held) and all(asked)
 
 
 async def _commit_all(run: Run, held: Sequence[OpenUnit]) -> dict[str, StoreError]:

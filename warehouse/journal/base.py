@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -156,11 +156,12 @@ def name_key(name: str) -> str:
 class RecordLocked(TransactionConflict):
     """A record is locked by another transaction, or was changed by one that finished since it was read.
 
-    The message names the transaction; `lock` is the lock in question.
+    The message names the transaction (`holder`); `lock` is the lock in question.
     """
 
     def __init__(self, holder: str | None, lock: Lock) -> None:
         super().__init__(f"transaction {holder}" if holder else "another transaction, which was faster")
+        self.holder = holder
         self.lock = lock
 
 
@@ -216,19 +217,34 @@ class Journal(Protocol):
         """The entities, by store, that transactions changed which finished after `since`."""
         ...
 
-    async def unfinished(self, store: str, entity: Entity) -> list[Change]:
-        """What open transactions changed in an entity, in the order of the transactions and their steps."""
+    async def unfinished(
+        self, store: str, entity: Entity, ignoring: Collection[str] = frozenset()
+    ) -> list[Change]:
+        """What open transactions changed in an entity, in the order of the transactions and their steps.
+
+        Without those of the ids `ignoring`.
+        """
         ...
 
-    async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:
-        """Which of `locks` a transaction has now, read freshly; None if all are free."""
+    async def locked(
+        self, locks: Sequence[Lock], ignoring: Collection[str] = frozenset()
+    ) -> RecordLocked | None:
+        """Which of `locks` a transaction (but `ignoring`) has now, read freshly; None if all are free."""
         ...
 
-    async def decide(self, entry: Entry, since: int) -> None:
+    async def decide(
+        self,
+        entry: Entry,
+        since: int,
+        *,
+        carried: Sequence[Claim] = (),
+        seen: Collection[str] = frozenset(),
+    ) -> None:
         """Record a transaction, its changes and its locks; one that is `held` has its name for itself.
 
-        Raises RecordLocked if a lock is taken, or if another transaction that had one of the locks finished
-        after `since`; KeyTaken (the key or the name); ReplyLost if it cannot be told whether it was recorded.
+        In the same write, before that, `complete` what is `carried`. Raises RecordLocked if a lock is taken, or if
+        another transaction that had one of the locks finished after `since`, but for those `seen` (its reads saw
+        what they did); KeyTaken (the key or the name); ReplyLost if it cannot be told whether it was recorded.
         """
         ...
 
@@ -251,10 +267,13 @@ class Journal(Protocol):
         since: int,
         tokens: dict[str, str],
         change: tuple[State, dict[str, Any]] | None = None,
+        *,
+        seen: Collection[str] = frozenset(),
     ) -> None:
         """Add steps to an open transaction, with their locks, or replace the steps of their indexes.
 
-        `change`: what `change_state` would take, in the same write. Raises as `decide`, and Superseded.
+        `change`: what `change_state` would take, in the same write. Raises as `decide` (`since`, `seen`), and
+        Superseded.
         """
         ...
 
@@ -268,6 +287,10 @@ class Journal(Protocol):
 
     async def finish(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
         """Record the outcome and release the locks, the name, and the key unless it completed. Raises Superseded."""
+        ...
+
+    async def complete(self, claims: Sequence[Claim]) -> None:
+        """Finish all of these as completed, in one write; what is not ours any more has its end already."""
         ...
 
     async def take_over(

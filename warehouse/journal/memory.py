@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -60,21 +60,35 @@ class MemoryJournal:
             (step.store, entity) for entry in recent for step in entry.steps for entity in step.entities
         )
 
-    async def unfinished(self, store: str, entity: Entity) -> list[Change]:
+    async def unfinished(
+        self, store: str, entity: Entity, ignoring: Collection[str] = frozenset()
+    ) -> list[Change]:
         return [
             change
             for entry in self._entries.values()
-            if entry.state not in FINAL
+            if entry.state not in FINAL and entry.transaction_id not in ignoring
             for step in sorted(entry.steps, key=lambda step: step.index)
             if step.store == store
             for change in step.changes
             if change.entity == entity
         ]
 
-    async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:
-        return next((RecordLocked(self._locks[item], item) for item in locks if item in self._locks), None)
+    async def locked(
+        self, locks: Sequence[Lock], ignoring: Collection[str] = frozenset()
+    ) -> RecordLocked | None:
+        taken = ((self._locks.get(item), item) for item in locks)
+        return next(
+            (RecordLocked(holder, item) for holder, item in taken if holder and holder not in ignoring), None
+        )
 
-    async def decide(self, entry: Entry, since: int) -> None:
+    async def decide(
+        self,
+        entry: Entry,
+        since: int,
+        *,
+        carried: Sequence[Claim] = (),
+        seen: Collection[str] = frozenset(),
+    ) -> None:
         if entry.transaction_id in self._entries or entry.transaction_id in self._tombstones:
             raise JournalUnavailable(f"the journal has an entry {entry.transaction_id} already")
         idempotency = entry.idempotency
@@ -83,7 +97,10 @@ class MemoryJournal:
         name = name_key(str(entry.name)) if entry.state == "held" else None
         if name is not None and await self.keyed(name) is not None:
             raise KeyTaken(f"a transaction is held under the name {entry.name!r}")
-        self._take(entry.transaction_id, list(entry.locks()), since)
+        leaving = {claim.transaction_id for claim in carried if self._is_open(claim)}
+        self._check(entry.transaction_id, list(entry.locks()), since, seen, leaving)
+        await self.complete(carried)
+        self._locks.update(dict.fromkeys(entry.locks(), entry.transaction_id))
         if name is not None:
             self._keys[name] = (Keyed(entry.transaction_id, b"name"), math.inf)
         if idempotency is not None:
@@ -113,9 +130,13 @@ class MemoryJournal:
         since: int,
         tokens: dict[str, str],
         change: tuple[State, dict[str, Any]] | None = None,
+        *,
+        seen: Collection[str] = frozenset(),
     ) -> None:
         entry = self._claimed(claim)
-        self._take(claim.transaction_id, list({item: None for step in steps for item in step.locks()}), since)
+        locks = list({item: None for step in steps for item in step.locks()})
+        self._check(claim.transaction_id, locks, since, seen)
+        self._locks.update(dict.fromkeys(locks, claim.transaction_id))
         new = {step.index for step in steps}
         kept = [item for item in entry.steps if item.index not in new]
         entry = replace(entry, steps=(*kept, *steps), tokens={**entry.tokens, **tokens})
@@ -123,12 +144,25 @@ class MemoryJournal:
             entry = replace(entry, state=change[0], detail={**entry.detail, **change[1]})
         self._entries[claim.transaction_id] = entry
 
-    def _take(self, transaction_id: str, locks: Sequence[Lock], since: int) -> None:
+    def _check(
+        self,
+        transaction_id: str,
+        locks: Sequence[Lock],
+        since: int,
+        seen: Collection[str],
+        leaving: Collection[str] = frozenset(),
+    ) -> None:
+        """Raise RecordLocked, as `decide` says; those `leaving` are about to finish."""
+        known = {self._ended.get(name) for name in seen}
         for item in locks:
-            holder = self._locks.get(item)
-            if holder not in {None, transaction_id} or self._finished.get(item, 0) > since:
+            holder, number = self._locks.get(item), self._finished.get(item, 0)
+            if holder in leaving:
+                if holder not in seen:
+                    raise RecordLocked(None, item)
+            elif holder not in {None, transaction_id}:
                 raise RecordLocked(holder, item)
-        self._locks.update(dict.fromkeys(locks, transaction_id))
+            if number > since and number not in known:
+                raise RecordLocked(None, item)
 
     async def settle(self, transaction_id: str) -> bool:
         if transaction_id not in self._entries:
@@ -154,6 +188,11 @@ class MemoryJournal:
             del self._locks[item]
             self._finished[item] = self._sequence
 
+    async def complete(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            if self._is_open(claim):
+                await self.finish(claim, "completed", {})
+
     def _claimed(self, claim: Claim) -> Entry:
         entry = self._entries.get(claim.transaction_id)
         if entry is not None and entry.epoch != claim.epoch:
@@ -176,6 +215,9 @@ class MemoryJournal:
         return taken.claim
 
     async def is_mine(self, claim: Claim) -> bool:
+        return self._is_open(claim)
+
+    def _is_open(self, claim: Claim) -> bool:
         entry = self._entries.get(claim.transaction_id)
         return entry is not None and entry.state not in FINAL and entry.epoch == claim.epoch
 

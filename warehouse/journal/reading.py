@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, cast
 
@@ -66,10 +66,12 @@ def touched(connection: sa.Connection, since: int) -> frozenset[tuple[str, Entit
     return frozenset((row.store, entity) for row in found for entity in _entities(row.entities))
 
 
-def unfinished(connection: sa.Connection, store: str, entity: Entity) -> list[Change]:
+def unfinished(
+    connection: sa.Connection, store: str, entity: Entity, ignoring: Collection[str]
+) -> list[Change]:
     columns, transaction = schema.steps.c, schema.transactions.c
     query = (
-        sa.select(columns.entities, columns.body)
+        sa.select(columns.transaction_id, columns.entities, columns.body)
         .join(schema.transactions, transaction.id == columns.transaction_id)
         .where(columns.store == store, transaction.state.not_in(sorted(FINAL)))
         .order_by(transaction.started, transaction.id, columns.position)
@@ -77,7 +79,7 @@ def unfinished(connection: sa.Connection, store: str, entity: Entity) -> list[Ch
     return [
         change
         for row in connection.execute(query).all()
-        if row.entities is None or entity in _entities(row.entities)
+        if row.transaction_id not in ignoring and (row.entities is None or entity in _entities(row.entities))
         for change in unpack(body_of(connection, row.body))[0]
         if change.entity == entity
     ]
@@ -88,10 +90,13 @@ def _entities(body: bytes | None) -> list[Entity]:
     return [] if body is None else [Entity(name, kind) for kind, name in decode(bytes(body))]
 
 
-def locked(connection: sa.Connection, locks: Sequence[Lock]) -> RecordLocked | None:
+def locked(
+    connection: sa.Connection, locks: Sequence[Lock], ignoring: Collection[str]
+) -> RecordLocked | None:
     for start in range(0, len(locks), CHUNK):
         for item, owner in rows_of(connection, schema.locks, locks[start : start + CHUNK]):
-            return RecordLocked(owner, item)
+            if owner not in ignoring:
+                return RecordLocked(owner, item)
     return None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 from uuid import uuid4
@@ -62,6 +62,7 @@ _log = logging.getLogger("warehouse")
 _VERSION: Final = b"1"
 _TOMBSTONE: Final = "tombstone"
 _NEVER: Final = 1e15
+_CONDITIONS: Final = {"absent", "equal", "free", "unmoved"}
 
 
 class RedisJournal:
@@ -136,23 +137,28 @@ class RedisJournal:
             (step.store, entity) for entry in found for step in entry.steps for entity in step.entities
         )
 
-    async def unfinished(self, store: str, entity: Entity) -> list[Change]:
+    async def unfinished(
+        self, store: str, entity: Entity, ignoring: Collection[str] = frozenset()
+    ) -> list[Change]:
         return [
             change
             for entry in await self._range(OPEN)
+            if entry.transaction_id not in ignoring
             for step in entry.steps
             if step.store == store
             for change in step.changes
             if change.entity == entity
         ]
 
-    async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:
+    async def locked(
+        self, locks: Sequence[Lock], ignoring: Collection[str] = frozenset()
+    ) -> RecordLocked | None:
         for start in range(0, len(locks), CHUNK):
             part = list(locks[start : start + CHUNK])
             async with self._store.errors("read"):
                 holders = await self._client.hmget(LOCKS, part)
             for item, holder in zip(part, holders, strict=True):
-                if holder is not None:
+                if holder is not None and holder.decode() not in ignoring:
                     return RecordLocked(holder.decode(), item)
         return None
 
@@ -263,29 +269,54 @@ class RedisJournal:
 
     # Writing
 
-    async def decide(self, entry: Entry, since: int) -> None:
-        keys = [] if entry.idempotency is None else [entry.idempotency]
-        if entry.state == "held":
-            keys.append(Idempotency(name_key(str(entry.name)), b"name", _NEVER))
-        conditions: list[Command] = [("absent", place("transaction", entry.transaction_id))]
-        writes: list[Command] = []
-        for wanted in keys:
-            before = await self._free_key(wanted)
-            conditions.append(("equal", KEYS, wanted.key, before))
-            content = encode([entry.transaction_id, wanted.fingerprint, wanted.expires])
-            writes.append(("HSET", KEYS, wanted.key, content))
-            writes.append(("SADD", place("keysof", entry.transaction_id), wanted.key))
-        locks = list(entry.locks())
-        conditions += checks(entry.transaction_id, locks, since)
-        writes += self._new(entry, locks)
-        writes += each("HSET", LOCKS, [(item, entry.transaction_id) for item in locks])
-        writes.append(("ZADD", OPEN, entry.started, entry.transaction_id))
-        said = await self._store.write([*conditions, *writes])
-        if said[0] == b"changed":
-            raise KeyTaken(f"the idempotency key {keys[0].key!r} is taken")
+    async def decide(
+        self,
+        entry: Entry,
+        since: int,
+        *,
+        carried: Sequence[Claim] = (),
+        seen: Collection[str] = frozenset(),
+    ) -> None:
+        while True:
+            ends = await self._completions(carried)
+            said = await self._decide(entry, since, ends, seen)
+            if said[0] != b"changed":
+                break  # otherwise what is carried was taken over, or the key has just been taken
         if said[0] == b"present":
             raise JournalUnavailable(f"the journal has a transaction {entry.transaction_id} already")
         _raise_locked(said)
+
+    async def _decide(
+        self, entry: Entry, since: int, ends: Mapping[str, Sequence[Command]], seen: Collection[str]
+    ) -> list[bytes]:
+        name = entry.transaction_id
+        keys = [] if entry.idempotency is None else [entry.idempotency]
+        if entry.state == "held":
+            keys.append(Idempotency(name_key(str(entry.name)), b"name", _NEVER))
+        conditions: list[Command] = [("absent", place("transaction", name))]
+        writes = [command for end in ends.values() for command in end]
+        conditions += [command for command in writes if command[0] in _CONDITIONS]
+        writes = [command for command in writes if command[0] not in _CONDITIONS]
+        for wanted in keys:
+            before = await self._free_key(wanted)
+            conditions.append(("equal", KEYS, wanted.key, before))
+            content = encode([name, wanted.fingerprint, wanted.expires])
+            writes.append(("HSET", KEYS, wanted.key, content))
+            writes.append(("SADD", place("keysof", name), wanted.key))
+        locks = list(entry.locks())
+        conditions += checks([name, *(ends.keys() & seen)], locks, since, await self._numbers(seen))
+        writes += self._new(entry, locks)
+        writes += each("HSET", LOCKS, [(item, name) for item in locks])
+        writes.append(("ZADD", OPEN, entry.started, name))
+        return await self._store.write([*conditions, *writes])
+
+    async def _numbers(self, transactions: Collection[str]) -> list[int]:
+        """The numbers with which these finished."""
+        if not transactions:
+            return []
+        async with self._store.errors("read"):
+            found = await self._client.zmscore(ORDER, list(transactions))
+        return [int(number) for number in found if number is not None]
 
     async def _free_key(self, wanted: Idempotency) -> bytes:
         """What the key has now: nothing, or what has expired. Raises KeyTaken."""
@@ -302,12 +333,15 @@ class RedisJournal:
         since: int,
         tokens: dict[str, str],
         change: tuple[State, dict[str, Any]] | None = None,
+        *,
+        seen: Collection[str] = frozenset(),
     ) -> None:
+        known = await self._numbers(seen)
         locks = list({item: None for step in steps for item in step.locks()})
 
         def changed(entry: Entry) -> tuple[Entry, list[Command]]:
             name = claim.transaction_id
-            writes = checks(name, locks, since) + self._steps(name, steps)
+            writes = checks([name], locks, since, known) + self._steps(name, steps)
             writes += self._records(replace(entry, steps=tuple(steps)), locks)
             writes += each("HSET", LOCKS, [(item, name) for item in locks])
             entry = replace(entry, tokens={**entry.tokens, **tokens})
@@ -346,7 +380,12 @@ class RedisJournal:
         )
 
     async def finish(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
-        name, now = claim.transaction_id, time.time()
+        await self._change(claim, await self._finishing(claim.transaction_id, state, detail))
+
+    async def _finishing(
+        self, name: str, state: State, detail: dict[str, Any]
+    ) -> Callable[[Entry], tuple[Entry, list[Command]]]:
+        now = time.time()
         async with self._store.errors("read"):
             keys = [item.decode() for item in await self._client.smembers(place("keysof", name))]
             locks = list(await self._client.smembers(place("records", name)))
@@ -363,7 +402,26 @@ class RedisJournal:
             writes += ended(name, state, now)
             return replace(entry, state=state, detail={**entry.detail, **detail}, finished=now), writes
 
-        await self._change(claim, finished)
+        return finished
+
+    async def complete(self, claims: Sequence[Claim]) -> None:
+        while True:
+            ends = await self._completions(claims)
+            commands = [command for end in ends.values() for command in end]
+            commands.sort(key=lambda command: command[0] not in _CONDITIONS)
+            if not commands or (await self._store.write(commands))[0] == b"done":
+                return
+
+    async def _completions(self, claims: Sequence[Claim]) -> dict[str, list[Command]]:
+        """How to finish as completed, by id, those of them that are still as claimed."""
+        out: dict[str, list[Command]] = {}
+        for claim in claims:
+            found = await self._read(claim.transaction_id)
+            if found is None or found[0].state in FINAL or found[0].epoch != claim.epoch:
+                continue
+            entry, writes = (await self._finishing(claim.transaction_id, "completed", {}))(found[0])
+            out[claim.transaction_id] = self._swapping(entry, found[1], writes)
+        return out
 
     async def note(self, entries: Sequence[Entry]) -> None:
         writes: list[Command] = []
@@ -522,17 +580,19 @@ class RedisJournal:
 
     async def _swap(self, entry: Entry, revision: bytes, commands: Sequence[Command]) -> bool:
         """Write, if the transaction still has this revision; whether it had. Raises RecordLocked."""
-        where = place("transaction", entry.transaction_id)
-        after = str(int(revision) + 1).encode()
-        conditions = [command for command in commands if command[0] in {"free", "unmoved"}]
-        writes = [command for command in commands if command[0] not in {"free", "unmoved"}]
-        said = await self._store.write(
-            [("equal", where, "revision", revision), *conditions, *self._row(entry, after), *writes]
-        )
+        said = await self._store.write(self._swapping(entry, revision, commands))
         if said[0] == b"changed":
             return False
         _raise_locked(said)
         return True
+
+    def _swapping(self, entry: Entry, revision: bytes, commands: Sequence[Command]) -> list[Command]:
+        """The commands of `_swap`; its conditions come first."""
+        where = place("transaction", entry.transaction_id)
+        after = str(int(revision) + 1).encode()
+        conditions = [command for command in commands if command[0] in _CONDITIONS]
+        writes = [command for command in commands if command[0] not in _CONDITIONS]
+        return [("equal", where, "revision", revision), *conditions, *self._row(entry, after), *writes]
 
 
 def _keyed(content: bytes | None) -> Keyed | None:

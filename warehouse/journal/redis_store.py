@@ -31,12 +31,17 @@ while position <= #ARGV do
   elseif name == 'free' then
     for index = 3, #command do
       local holder = redis.call('HGET', command[1], command[index])
-      if holder and holder ~= command[2] then return {'locked', command[index], holder} end
+      if holder and not string.find(command[2], holder, 1, true) then
+        return {'locked', command[index], holder}
+      end
     end
   elseif name == 'unmoved' then
-    for index = 3, #command do
+    for index = 4, #command do
       local last = redis.call('HGET', command[1], command[index])
-      if last and tonumber(last) > tonumber(command[2]) then return {'locked', command[index], ''} end
+      if last and tonumber(last) > tonumber(command[2])
+        and not string.find(command[3], ' ' .. last .. ' ', 1, true) then
+        return {'locked', command[index], ''}
+      end
     end
   elseif name == 'number' then
     number = redis.call('HINCRBY', command[1], 'sequence', 1)
@@ -132,11 +137,13 @@ class Store:
             raise JournalUnavailable(f"the journal {self.description} cannot be {what}: {error}") from error
 
 
-def checks(name: str, locks: Sequence[Lock], since: int) -> list[Command]:
+def checks(names: Sequence[str], locks: Sequence[Lock], since: int, known: Sequence[int]) -> list[Command]:
+    """That nobody but `names` has a lock, nor finished with one after `since` (but for the numbers `known`)."""
     out: list[Command] = []
+    holders, numbers = " ".join(names), f" {' '.join(map(str, known))} "
     for start in range(0, len(locks), CHUNK):
         part = locks[start : start + CHUNK]
-        out += [("free", LOCKS, name, *part), ("unmoved", FINISHED, since, *part)]
+        out += [("free", LOCKS, holders, *part), ("unmoved", FINISHED, since, numbers, *part)]
     return out
 
 

@@ -11,7 +11,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
@@ -153,11 +153,15 @@ class SqlJournal:
     async def touched(self, since: int) -> frozenset[tuple[str, Entity]]:
         return await self._read(reading.touched, since)
 
-    async def unfinished(self, store: str, entity: Entity) -> list[Change]:
-        return await self._read(reading.unfinished, store, entity)
+    async def unfinished(
+        self, store: str, entity: Entity, ignoring: Collection[str] = frozenset()
+    ) -> list[Change]:
+        return await self._read(reading.unfinished, store, entity, ignoring)
 
-    async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:
-        return await self._read(reading.locked, locks)
+    async def locked(
+        self, locks: Sequence[Lock], ignoring: Collection[str] = frozenset()
+    ) -> RecordLocked | None:
+        return await self._read(reading.locked, locks, ignoring)
 
     async def entries(self, states: Iterable[State] | None = None) -> list[Entry]:
         return await self._read(reading.entries, states)
@@ -217,8 +221,15 @@ class SqlJournal:
 
     # Writing
 
-    async def decide(self, entry: Entry, since: int) -> None:
-        await self._write(tables.decide, entry, since, await self._in_parts([entry]))
+    async def decide(
+        self,
+        entry: Entry,
+        since: int,
+        *,
+        carried: Sequence[Claim] = (),
+        seen: Collection[str] = frozenset(),
+    ) -> None:
+        await self._write(tables.decide, entry, since, seen, carried, await self._in_parts([entry]))
 
     async def append(
         self,
@@ -227,9 +238,11 @@ class SqlJournal:
         since: int,
         tokens: dict[str, str],
         change: tuple[State, dict[str, Any]] | None = None,
+        *,
+        seen: Collection[str] = frozenset(),
     ) -> None:
         large = await self._parts_of(claim.transaction_id, steps)
-        await self._write(tables.append, claim, steps, since, tokens, change, large)
+        await self._write(tables.append, claim, steps, since, seen, tokens, change, large)
 
     async def settle(self, transaction_id: str) -> bool:
         while True:
@@ -245,6 +258,9 @@ class SqlJournal:
 
     async def finish(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
         await self._write(tables.finish, claim, state, detail)
+
+    async def complete(self, claims: Sequence[Claim]) -> None:
+        await self._write(tables.complete, claims)
 
     async def note(self, entries: Sequence[Entry]) -> None:
         await self._write(tables.note, entries, await self._in_parts(entries))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
@@ -74,14 +74,22 @@ def resolve(connection: sa.Connection, transaction_id: str, state: State, detail
     return connection.execute(failed.values(state=state, detail=merged)).rowcount == 1
 
 
-def decide(connection: sa.Connection, entry: Entry, since: int, bodies: Bodies) -> None:
+def decide(  # noqa: PLR0917 - the arguments of `Journal.decide`
+    connection: sa.Connection,
+    entry: Entry,
+    since: int,
+    seen: Collection[str],
+    carried: Sequence[Claim],
+    bodies: Bodies,
+) -> None:
+    complete(connection, carried)
     _insert_transaction(connection, _values(connection, entry))
     if entry.idempotency is not None:
         _claim_key(connection, entry.transaction_id, entry.idempotency)
     if entry.state == "held":
         _claim_key(connection, entry.transaction_id, Idempotency(name_key(str(entry.name)), _NAME, _NEVER))
     locks = list(entry.locks())
-    _take(connection, entry.transaction_id, locks, since)
+    _take(connection, entry.transaction_id, locks, since, seen)
     _add_steps(connection, entry.transaction_id, entry.steps, bodies)
     _add_records(connection, entry.transaction_id, locks)
 
@@ -152,13 +160,14 @@ def append(  # noqa: PLR0917 - the arguments of `Journal.append`
     claim: Claim,
     steps: Sequence[EntryStep],
     since: int,
+    seen: Collection[str],
     tokens: dict[str, str],
     change: tuple[State, dict[str, Any]] | None,
     bodies: Bodies,
 ) -> None:
     row = _claimed_row(connection, claim)
     wanted = list({item: None for step in steps for item in step.locks()})
-    _take(connection, claim.transaction_id, wanted, since)
+    _take(connection, claim.transaction_id, wanted, since, seen)
     columns = schema.steps.c
     same = columns.position.in_([step.index for step in steps])
     mine = columns.transaction_id == claim.transaction_id
@@ -217,6 +226,14 @@ def finish(connection: sa.Connection, claim: Claim, state: State, detail: dict[s
     connection.execute(_RELEASE, mine)
     connection.execute(_GIVE_BACK if state != "completed" else _GIVE_NAME_BACK, mine)
     change_state(connection, claim, state, detail, finished=time.time(), sequence=number)
+
+
+def complete(connection: sa.Connection, claims: Sequence[Claim]) -> None:
+    columns = schema.transactions.c
+    for claim in claims:
+        still = sa.select(columns.id).where(*_is(claim), columns.state.not_in(sorted(FINAL)))
+        if connection.execute(still.with_for_update()).first() is not None:
+            finish(connection, claim, "completed", {})
 
 
 def forget(connection: sa.Connection, record: Lock) -> tuple[int, list[str]]:
@@ -326,7 +343,9 @@ def _insert_transaction(connection: sa.Connection, values: dict[str, Any]) -> No
         raise Duplicate(f"the journal has a transaction {values['id']} already") from error
 
 
-def _take(connection: sa.Connection, transaction_id: str, locks: Sequence[Lock], since: int) -> None:
+def _take(
+    connection: sa.Connection, transaction_id: str, locks: Sequence[Lock], since: int, seen: Collection[str]
+) -> None:
     """Lock records: none may be another's, nor have been finished by another since it was read.
 
     All take them in one order, so that no two wait for each other. What finished is looked at last, when nobody
@@ -346,8 +365,14 @@ def _take(connection: sa.Connection, transaction_id: str, locks: Sequence[Lock],
             except IntegrityError as error:
                 raise RecordLocked(None, part[0]) from error
         for item, number in rows_of(connection, schema.finished, part):
-            if number > since:
+            if number > since and number not in _numbers(connection, seen):
                 raise RecordLocked(None, item)
+
+
+def _numbers(connection: sa.Connection, transactions: Collection[str]) -> set[int]:
+    """The numbers with which these finished."""
+    columns = schema.transactions.c
+    return set(connection.scalars(sa.select(columns.sequence).where(columns.id.in_(transactions))))
 
 
 def _add_steps(

@@ -16,7 +16,7 @@ status UNKNOWN, as the contract has it. `rollback` and `close` must not fail: de
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -159,7 +159,8 @@ def inject(warehouse: AsyncWarehouse) -> Faults:
         participant = registry.get(tag)
         participant.adapter = FaultyAdapter(tag, participant.adapter, faults)
     journal = FaultyJournal(warehouse._journal, faults)  # noqa: SLF001
-    warehouse._journal = warehouse._engine.lease.journal = journal  # noqa: SLF001
+    lease = warehouse._engine.lease  # noqa: SLF001
+    warehouse._journal = lease.journal = lease.trailing.journal = journal  # noqa: SLF001
     return faults
 
 
@@ -315,14 +316,25 @@ class FaultyJournal:
     async def touched(self, since: int) -> frozenset[tuple[str, Entity]]:
         return await self._through("touched", lambda: self.inner.touched(since))
 
-    async def unfinished(self, store: str, entity: Entity) -> list[Change]:
-        return await self._through("unfinished", lambda: self.inner.unfinished(store, entity))
+    async def unfinished(
+        self, store: str, entity: Entity, ignoring: Collection[str] = frozenset()
+    ) -> list[Change]:
+        return await self._through("unfinished", lambda: self.inner.unfinished(store, entity, ignoring))
 
-    async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:
-        return await self._through("locked", lambda: self.inner.locked(locks))
+    async def locked(
+        self, locks: Sequence[Lock], ignoring: Collection[str] = frozenset()
+    ) -> RecordLocked | None:
+        return await self._through("locked", lambda: self.inner.locked(locks, ignoring))
 
-    async def decide(self, entry: Entry, since: int) -> None:
-        await self._through("decide", lambda: self.inner.decide(entry, since))
+    async def decide(
+        self,
+        entry: Entry,
+        since: int,
+        *,
+        carried: Sequence[Claim] = (),
+        seen: Collection[str] = frozenset(),
+    ) -> None:
+        await self._through("decide", lambda: self.inner.decide(entry, since, carried=carried, seen=seen))
 
     async def append(
         self,
@@ -331,8 +343,12 @@ class FaultyJournal:
         since: int,
         tokens: dict[str, str],
         change: tuple[State, dict[str, Any]] | None = None,
+        *,
+        seen: Collection[str] = frozenset(),
     ) -> None:
-        await self._through("append", lambda: self.inner.append(claim, steps, since, tokens, change))
+        await self._through(
+            "append", lambda: self.inner.append(claim, steps, since, tokens, change, seen=seen)
+        )
 
     async def settle(self, transaction_id: str) -> bool:
         return await self._through("settle", lambda: self.inner.settle(transaction_id))
@@ -342,6 +358,9 @@ class FaultyJournal:
 
     async def finish(self, claim: Claim, state: State, detail: dict[str, Any]) -> None:
         await self._through("finish", lambda: self.inner.finish(claim, state, detail))
+
+    async def complete(self, claims: Sequence[Claim]) -> None:
+        await self._through("complete", lambda: self.inner.complete(claims))
 
     async def take_over(
         self, claim: Claim, owner: str, change: tuple[State, dict[str, Any]] | None = None
