@@ -28,7 +28,7 @@ from warehouse import Warehouse
 
 pytestmark = pytest.mark.timeout(600)
 PROCESSES, LEASE, BALANCE = 4, 1.0, 100
-SECONDS = float(os.environ.get("BANK_SECONDS", "20"))
+SECONDS = float(os.environ.get("BANK_SECONDS", "60"))
 
 
 class Vault:
