@@ -12,7 +12,8 @@ BOUNDARIES = {
     f"{when} {call}"
     for when in ("before", "after")
     for call in (
-        *("journal.decide", "journal.append", "journal.change_state", "journal.take_over", "journal.finish"),
+        *("journal.decide", "journal.append", "journal.change_state", "journal.take_over"),
+        *("journal.finish", "journal.complete"),
         *("execute", "write", "prepare", "commit", "finish", "rollback"),
     )
 }

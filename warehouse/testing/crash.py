@@ -143,10 +143,10 @@ async def _transact(scenario: Scenario, kill_at: Point | None) -> Ended:
         faults.fail(call, error, nth=nth)
     async with warehouse:
         try:
-            result = await _result(warehouse, scenario)
+            outcome: str = (await _result(warehouse, scenario)).status
         except WarehouseError as error:
-            return Ended(calls=tuple(faults.calls), outcome=type(error).__name__)
-        return Ended(calls=tuple(faults.calls), outcome=result.status)
+            outcome = type(error).__name__
+    return Ended(calls=tuple(faults.calls), outcome=outcome)
 
 
 async def _result(warehouse: AsyncWarehouse, scenario: Scenario) -> TransactionResult:
