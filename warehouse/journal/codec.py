@@ -22,6 +22,11 @@ T = TypeVar("T")
 _BASE: Final = 0x57_4800_00
 _NAMED: Final = _BASE + 100
 _PLAIN: Final = (type(None), bool, int, float, str, bytes)
+# What foreign bytes make the decoders of all these types raise.
+_UNREADABLE: Final = (
+    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, MemoryError),
+    *(OSError, EOFError, cbor2.CBORDecodeError),
+)
 
 _encoders: dict[type, tuple[int, Callable[[Any], Any]]] = {}
 _decoders: dict[int, Callable[[Any], Any]] = {}
@@ -53,7 +58,7 @@ def decode(data: bytes) -> Any:
     """The value of `encode`; ValueError where `data` is none."""
     try:
         return _unpack(cbor2.loads(data))
-    except (cbor2.CBORDecodeError, EOFError, LookupError, TypeError, ArithmeticError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"not an image of ours: {error}") from error
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from warehouse.journal import parts, schema
 from warehouse.journal.base import FINAL, Claim, Entry, EntryStep, Heartbeat, Keyed, Lock, RecordLocked
 from warehouse.journal.codec import decode, encode
-from warehouse.journal.rows import unpack
+from warehouse.journal.rows import mapping, undamaged, unpack
 from warehouse.journal.seal import Seal
 from warehouse.records import Change, Entity
 from warehouse.results import State
@@ -47,8 +47,7 @@ def keep_detail(connection: sa.Connection, detail: Mapping[str, Any]) -> bytes:
 
 
 def detail_of(connection: sa.Connection, detail: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = decode(seal_of(connection).open(bytes(detail)))
-    return found
+    return mapping(seal_of(connection).open(bytes(detail)))
 
 
 def sequence(connection: sa.Connection) -> int:
@@ -76,18 +75,20 @@ def unfinished(
         .where(columns.store == store, transaction.state.not_in(sorted(FINAL)))
         .order_by(transaction.started, transaction.id, columns.position)
     )
-    return [
-        change
-        for row in connection.execute(query).all()
-        if row.transaction_id not in ignoring and (row.entities is None or entity in _entities(row.entities))
-        for change in unpack(body_of(connection, row.body))[0]
-        if change.entity == entity
-    ]
+    out: list[Change] = []
+    for row in connection.execute(query).all():
+        with undamaged(row.transaction_id):
+            elsewhere = row.entities is not None and entity not in _entities(row.entities)
+            if row.transaction_id not in ignoring and not elsewhere:
+                changes, _ = unpack(body_of(connection, row.body))
+                out += [change for change in changes if change.entity == entity]
+    return out
 
 
 def _entities(body: bytes | None) -> list[Entity]:
     """The entities of a step; none is told by what an earlier layout left."""
-    return [] if body is None else [Entity(name, kind) for kind, name in decode(bytes(body))]
+    with undamaged():
+        return [] if body is None else [Entity(name, kind) for kind, name in decode(bytes(body))]
 
 
 def locked(
@@ -177,7 +178,8 @@ def _steps(connection: sa.Connection, transaction_id: str) -> list[EntryStep]:
 
 
 def step_of(connection: sa.Connection, row: Any) -> EntryStep:
-    changes, called = unpack(body_of(connection, row.body))
+    with undamaged(row.transaction_id):
+        changes, called = unpack(body_of(connection, row.body))
     return EntryStep(
         index=row.position,
         name=row.name,
@@ -190,14 +192,16 @@ def step_of(connection: sa.Connection, row: Any) -> EntryStep:
 
 
 def _entry(connection: sa.Connection, row: Any, steps: list[EntryStep]) -> Entry:
+    with undamaged(row.id):
+        tokens, detail = mapping(bytes(row.tokens)), detail_of(connection, row.detail)
     return Entry(
         transaction_id=row.id,
         name=row.name,
         pattern=row.pattern,
         state=row.state,
         steps=tuple(steps),
-        tokens=decode(bytes(row.tokens)),
-        detail=detail_of(connection, row.detail),
+        tokens=tokens,
+        detail=detail,
         owner=row.owner,
         epoch=row.epoch,
         expires=row.expires,

@@ -53,7 +53,7 @@ from warehouse.journal.redis_store import (
     ended,
     place,
 )
-from warehouse.journal.rows import unpack
+from warehouse.journal.rows import mapping, undamaged, unpack
 from warehouse.journal.seal import PROOF, Seal
 from warehouse.records import Change, Entity
 from warehouse.results import State
@@ -254,11 +254,14 @@ class RedisJournal:
         return out
 
     def _entry(self, transaction_id: str, row: dict[bytes, bytes], steps: dict[bytes, bytes]) -> Entry:
-        content = decode(self._seal.open(row[b"row"]))
-        found = [self._step(int(place), body) for place, body in steps.items()]
-        return Entry(
-            transaction_id=transaction_id, steps=tuple(sorted(found, key=lambda step: step.index)), **content
-        )
+        with undamaged(transaction_id):
+            content = mapping(self._seal.open(row[b"row"]))
+            found = [self._step(int(place), body) for place, body in steps.items()]
+            return Entry(
+                transaction_id=transaction_id,
+                steps=tuple(sorted(found, key=lambda step: step.index)),
+                **content,
+            )
 
     def _step(self, index: int, kept: bytes) -> EntryStep:
         name, tag, store, priority, body = decode(self._seal.open(kept))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from warehouse.actions import Called
+from warehouse.errors import JournalUnavailable
 from warehouse.journal.codec import decode, encode
-from warehouse.records import Change, Effect, Entity
+from warehouse.records import Absent, Change, Effect, Entity
 
 
 def pack(changes: Sequence[Change], called: Called | None = None) -> bytes:
@@ -19,18 +21,41 @@ def pack(changes: Sequence[Change], called: Called | None = None) -> bytes:
 
 
 def unpack(body: bytes) -> tuple[tuple[Change, ...], Called | None]:
-    """What `pack` was given; ValueError where `body` is none of ours."""
-    content = decode(body)
-    if isinstance(content, dict):
-        output = content["output"]
-        called = Called(
-            content["action"],
-            content["args"],
-            None if output is None else tuple(output),
-            content["status"],
-        )
-        return (), called
-    return tuple(_unpack(item) for item in content), None
+    """What `pack` was given. Raises JournalUnavailable where `body` is damaged."""
+    with undamaged():
+        content = decode(body)
+        if isinstance(content, dict):
+            output = content["output"]
+            called = Called(
+                content["action"],
+                content["args"],
+                None if output is None else tuple(output),
+                content["status"],
+            )
+            return (), called
+        return tuple(_unpack(item) for item in content), None
+
+
+def mapping(body: bytes) -> dict[str, Any]:
+    """What `encode` made of a dictionary. Raises JournalUnavailable where `body` is damaged."""
+    with undamaged():
+        content = decode(body)
+        if not isinstance(content, dict):
+            raise ValueError(f"a mapping is a {type(content).__name__}")  # noqa: TRY004 - as `decode`
+    return content
+
+
+@contextmanager
+def undamaged(transaction_id: str | None = None) -> Iterator[None]:
+    """Raise JournalUnavailable where what the journal has cannot be read, naming the transaction."""
+    try:
+        yield
+    except JournalUnavailable as error:
+        if transaction_id is not None:
+            raise JournalUnavailable(f"transaction {transaction_id}: {error.message}") from error
+        raise
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise JournalUnavailable(f"what the journal has is damaged: {error}") from error
 
 
 def _pack(change: Change) -> list[Any]:
@@ -50,6 +75,11 @@ def _pack(change: Change) -> list[Any]:
 
 def _unpack(item: list[Any]) -> Change:
     kind, name, key, before, after, written, guard, effects, claims, dependent = item
+    texts = [kind, name, *written, *guard, *effects]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(key, dict):
+        raise ValueError("a change has another shape")
+    if not all(isinstance(image, dict | Absent) for image in (before, after)):
+        raise ValueError("an image has another shape")
     return Change(
         entity=Entity(name, kind),
         key=key,

@@ -46,10 +46,13 @@ class Seal:
         return _ENCRYPTED + base64.urlsafe_b64decode(self._fernet.encrypt(plain))
 
     def open(self, kept: bytes) -> bytes:
-        """What `close` was given. Raises JournalUnavailable where no key opens it."""
+        """What `close` was given. Raises JournalUnavailable where no key opens it, or it is damaged."""
         if kept[:1] == _ENCRYPTED:
             kept = self._decrypt(kept[1:])
-        return zlib.decompress(kept[1:]) if kept[:1] == _COMPRESSED else kept
+        try:
+            return zlib.decompress(kept[1:]) if kept[:1] == _COMPRESSED else kept
+        except zlib.error as error:
+            raise JournalUnavailable(f"what the journal has is damaged: {error}") from error
 
     def _decrypt(self, kept: bytes) -> bytes:
         if self._fernet is None:

@@ -24,7 +24,7 @@ from warehouse.journal.base import (
     Superseded,
     name_key,
 )
-from warehouse.journal.codec import decode, encode
+from warehouse.journal.codec import encode
 from warehouse.journal.reading import (
     CHUNK,
     MINE,
@@ -38,6 +38,7 @@ from warehouse.journal.reading import (
     sequence,
     step_of,
 )
+from warehouse.journal.rows import mapping
 from warehouse.results import State
 
 _NEXT: Final = schema.meta.update().values(sequence=schema.meta.c.sequence + 1)
@@ -179,7 +180,7 @@ def append(  # noqa: PLR0917 - the arguments of `Journal.append`
     _add_records(connection, claim.transaction_id, [item for item in wanted if item not in before])
     values: dict[str, Any] = {}
     if tokens:
-        values["tokens"] = encode({**decode(bytes(row.tokens)), **tokens})
+        values["tokens"] = encode({**mapping(bytes(row.tokens)), **tokens})
     if change is not None:
         values |= {
             "state": change[0],
