@@ -113,16 +113,47 @@ async def test_the_next_one_builds_on_it(steps):
         assert world.numbers() == (6 if steps != [BOTH[1]] else 3, 6 if steps != BOTH[:1] else 3)
 
 
-async def test_who_read_before_it_completed_stages_again():
-    """No update is lost: its read did not see the other's write, and the decide notices."""
+@pytest.mark.parametrize("where", ["q.execute", "journal.decide"])
+async def test_who_read_before_it_completed_stages_again(where):
+    """No update is lost: its read did not see the other's write. The decide notices, carry it that or not."""
     async with Asked(lock_timeout=5) as world:
-        staged, go = pause(world, "journal.decide")
+        if where == "q.execute":
+            refuse_to_complete(world)  # so that the decide carries it
+        staged, go = pause(world, where)
         slow = asyncio.ensure_future(world.run(update("p", 1, PLUS_ONE), insert("q", {"id": 1})))
         await staged.wait()
         assert (await world.run(*BOTH)).ok
         go.set()
         assert (await slow).ok
         assert world.numbers() == (1, 2)
+        assert world.faults.calls.count("p.write") == 2  # refused before it applied anything
+
+
+async def test_a_block_waits_for_a_decide_that_carries_it():
+    """It cannot be run again by us, so that a lock of what has completed is no reason to refuse it."""
+    async with Asked() as world:
+        carrying, go = asyncio.Event(), asyncio.Event()
+
+        async def wait():
+            carrying.set()
+            await go.wait()
+
+        world.faults.before("journal.decide", wait, nth=2)
+        assert (await world.run(*BOTH)).ok
+        other = asyncio.ensure_future(world.run(insert("a", {"id": 7}), insert("p", {"id": 7})))
+        await carrying.wait()
+
+        async def block():
+            async with world.warehouse.begin() as tx:
+                await tx.update(None, "a", "things", {"id": 1}, PLUS_ONE)
+                await tx.update(None, "p", "things", {"id": 1}, PLUS_ONE)
+
+        running = asyncio.ensure_future(block())
+        await asyncio.sleep(0.05)
+        go.set()
+        await running
+        assert (await other).ok
+        assert world.numbers() == (2, 2)
 
 
 async def test_a_saga_builds_on_it():

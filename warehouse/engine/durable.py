@@ -55,7 +55,6 @@ async def append(
     """
     number, seen = run.since.number, run.since.completed
     try:
-        await run.lease.trailing.flush()
         try:
             await run.journal.append(run.claim, steps, number, tokens, change, seen=seen)
         except ReplyLost:

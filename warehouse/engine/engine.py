@@ -52,7 +52,6 @@ class Engine:
     async def wait(self, transaction_id: str, seconds: float | None) -> TransactionResult:
         """How a journaled transaction ends; see `AsyncWarehouse.wait`."""
         journal = self.lease.journal
-        await self.lease.trailing.flush()
         give_up = math.inf if seconds is None else time.monotonic() + seconds
         if await journal.entry(transaction_id) is None:
             raise UnknownTransaction(
