@@ -44,6 +44,7 @@ class Bench:
     info: EntityInfo
     note: Callable[[str, str], None]
     requests: int = field(default=0)
+    lock_timeout: float = 5.0
 
     @property
     def adapter(self) -> Adapter:
@@ -145,9 +146,13 @@ class Bench:
     # Running
 
     def unit(
-        self, *, lock_timeout: float = 5.0, prepare_as: PreparedId | None = None
+        self, *, lock_timeout: float | None = None, prepare_as: PreparedId | None = None
     ) -> AbstractAsyncContextManager[Unit]:
-        settings = UnitSettings(transaction_id=uuid4().hex, lock_timeout=lock_timeout, prepare_as=prepare_as)
+        settings = UnitSettings(
+            transaction_id=uuid4().hex,
+            lock_timeout=self.lock_timeout if lock_timeout is None else lock_timeout,
+            prepare_as=prepare_as,
+        )
         return self.adapter.unit(settings)
 
     async def finish(self, unit: Unit, *steps: StepChanges) -> None:

@@ -13,6 +13,7 @@ from warehouse.testing.contract_undo import check_images
 
 CHUNK = 50  # the fewest records that a statement may handle on average,
 FEW = 10  # but for so many
+PATIENCE = 60.0  # a busy machine may take so many seconds for one of them
 
 
 class Counted:
@@ -20,6 +21,7 @@ class Counted:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
+        bench.lock_timeout = PATIENCE
         self._many = bench.harness.many
 
     async def do(self, request: Request) -> StepChanges:
