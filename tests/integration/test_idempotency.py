@@ -210,3 +210,15 @@ async def test_several_processes_make_each_call_once(tmp_path):
     assert [child.returncode for child in children] == [0] * 4
     assert len(said[0]) == 20
     assert all(ids == said[0] for ids in said)
+
+
+@pytest.mark.parametrize("stores", ["a", "p", "ap"])
+async def test_one_record_under_one_key_after_the_other(stores):
+    """Whoever finished with it before this one began is no reason to refuse it, in one store either."""
+    async with World() as world:
+        for tag in stores:
+            await world.fill(tag, {"id": 1, "n": 0})
+        for key in "xyz":
+            steps = [update(tag, 1, {"n": {"$increment": 1}}) for tag in stores]
+            assert (await world.run(*steps, idempotency_key=key)).ok
+        assert [world.rows(tag)[1]["n"] for tag in stores] == [3] * len(stores)

@@ -97,8 +97,10 @@ async def _attempt(
     run: Run, steps: Sequence[AnyStep], *, ordered_by_tag: bool
 ) -> StepFailed | TransactionConflict | None:
     """Stage and conclude once; what kept it from taking effect, or None where the run has ended."""
-    if not acts_alone(steps):
+    alone = acts_alone(steps)
+    if run.idempotency is not None or not alone:
         run.since = await run.lease.trailing.moment()
+    if not alone:
         run.patience = (
             run.options.lock_timeout if ordered_by_tag else min(_PATIENCE, run.options.lock_timeout)
         )
