@@ -98,7 +98,7 @@ async def _attempt(
 ) -> StepFailed | TransactionConflict | None:
     """Stage and conclude once; what kept it from taking effect, or None where the run has ended."""
     alone = acts_alone(steps)
-    if run.idempotency is not None or not alone:
+    if not alone or run.idempotency is not None or run.pattern == "two_phase_commit":  # it is journaled
         run.since = await run.lease.trailing.moment()
     if not alone:
         run.patience = (
@@ -223,10 +223,13 @@ async def _drive(run: Run, changed: Sequence[OpenUnit], made: list[StepState]) -
 
 
 def _can_be_asked(run: Run, held: Sequence[OpenUnit]) -> bool:
-    """Whether nothing is lost if the end is journaled later: whoever recovers can ask all who committed."""
-    told = run.idempotency is None and not run.calls()
-    asked = [opened.participant.adapter.capabilities.asks and opened.unit.token for opened in held]
-    return told and bool(held) and all(asked)
+    """Whether nothing is lost if the end is journaled later: whoever recovers can ask all who committed.
+
+    What has a key or made calls is read from the journal, with its end, by who comes next.
+    """
+    if not held or run.idempotency is not None or run.calls():
+        return False
+    return all(opened.participant.adapter.capabilities.asks and opened.unit.token for opened in held)
 
 
 async def _commit_all(run: Run, held: Sequence[OpenUnit]) -> dict[str, StoreError]:

@@ -51,11 +51,14 @@ def undamaged(transaction_id: str | None = None) -> Iterator[None]:
     try:
         yield
     except JournalUnavailable as error:
-        if transaction_id is not None:
-            raise JournalUnavailable(f"transaction {transaction_id}: {error.message}") from error
-        raise
+        raise JournalUnavailable(_of(transaction_id) + error.message) from error
     except (ValueError, TypeError, AttributeError, LookupError) as error:
-        raise JournalUnavailable(f"what the journal has is damaged: {error}") from error
+        text = f"what the journal has is damaged: {error}"
+        raise JournalUnavailable(_of(transaction_id) + text) from error
+
+
+def _of(transaction_id: str | None) -> str:
+    return "" if transaction_id is None else f"transaction {transaction_id}: "
 
 
 def _pack(change: Change) -> list[Any]:
