@@ -150,7 +150,7 @@ class Ending:
     async def _still_prepared(self, held: Mapping[str, Sequence[Journaled]]) -> list[str]:
         """The stores in which it is prepared, and has been neither committed nor rolled back."""
         out = []
-        for store in self._entry.prepared & held.keys():
+        for store in [name for name in held if name in self._entry.prepared]:
             with _reaching(held[store][0]):
                 if self._prepared_id in await held[store][0].participant.adapter.prepared():
                     out.append(store)

@@ -32,8 +32,9 @@ class Lease:
         self.seconds = seconds
         self.owner = uuid.uuid4().hex
         self.active: set[str] = set()
-        self.trailing = Trailing(journal, self.active)
+        self.trailing = Trailing(journal, self.active, self.is_ours)
         self._renewed = 0.0
+        self._doubtful: set[str] = set()
         self._beating: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -66,6 +67,9 @@ class Lease:
 
     async def renew(self) -> None:
         """One heartbeat. Raises JournalUnavailable or ReplyLost."""
+        if not self.is_valid:
+            self._doubtful |= self.active
+        self._doubtful &= self.active
         began = time.monotonic()
         await self.journal.beat(self.owner, self.seconds)
         self._renewed = began
@@ -75,16 +79,21 @@ class Lease:
         """Whether nobody can think yet that this owner is dead."""
         return time.monotonic() < self._renewed + self.seconds
 
+    def is_ours(self, claim: Claim) -> bool:
+        """Whether nobody can have taken it over: the lease has not run out, nor had it before it was renewed."""
+        return self.is_valid and claim.transaction_id not in self._doubtful
+
     async def keep(self, claim: Claim) -> Claim:
         """`claim`; or, where the lease ran out meanwhile, the new claim on what nobody else took over.
 
         Called before every effect of a journaled transaction. Raises Superseded where somebody did, and what
         the journal raises.
         """
-        if self.is_valid:
+        if self.is_ours(claim):
             return claim
         await self.renew()
         renewed = await self.journal.take_over(claim, self.owner)
         if renewed is None:
             raise Superseded(f"transaction {claim.transaction_id} was taken over")
+        self._doubtful.discard(claim.transaction_id)
         return renewed

@@ -44,12 +44,14 @@ class Saga:
     """The steps that have been committed so far, and what to do with them.
 
     Once a step's outcome is unknown (`_unclear`), everything is left as it is, for recovery; once another process
-    has taken the transaction over (`_taken`), it is for that one to end it.
+    has taken the transaction over (`_taken`), it is for that one to end it; but for what was made here meanwhile
+    (`_late`, by index): of that it may know nothing.
     """
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._committed: list[StepState] = []
+        self._late: set[int] = set()
         self._journaled: set[int] = set()
         self._unclear = False
         self._taken: Superseded | None = None
@@ -124,13 +126,19 @@ class Saga:
         if failure is not None:
             self._run.residue += await undo(self._run.terms(), self._run.last_first(part))
             raise failure
-        self._committed += part
+        self._note(part)
+
+    def _note(self, states: Sequence[StepState]) -> None:
+        """These have been made; before anybody can have taken the transaction over, or perhaps not."""
+        self._committed += states
+        if not self._run.lease.is_ours(self._run.claim):
+            self._late |= {state.step.index for state in states}
 
     async def _commit(self, state: StepState, opened: OpenUnit) -> None:
         run = self._run
         error = await commit(run, opened)
         if error is None:
-            self._committed.append(state)
+            self._note([state])
             return
         if error.outcome_unknown:
             raise unknown(run, f"{state.step.tag} lost the reply to its commit") from error
@@ -171,7 +179,8 @@ class Saga:
             run.end("failed", run.error)
 
     async def _follow(self, taken: Superseded) -> None:
-        failure = await follow(self._run, taken, self._committed)
+        late = [state for state in self._committed if state.calls or state.step.index in self._late]
+        failure = await follow(self._run, taken, late)
         if failure is not None:
             blame(self._run, failure)
 

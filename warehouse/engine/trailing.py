@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import anyio
 
 from warehouse.engine.retry import back_off
-from warehouse.errors import WarehouseError
-from warehouse.journal.base import Claim, Entry, Journal, Lock, RecordLocked
+from warehouse.errors import JournalUnavailable, WarehouseError
+from warehouse.journal.base import FINAL, Claim, Entry, Journal, Lock, RecordLocked, ReplyLost
 from warehouse.records import Change, Entity
 
 _log = logging.getLogger("warehouse")
@@ -40,10 +40,14 @@ class Moment:
 class Trailing:
     """What of one Warehouse has completed, by id; and the journal's questions, answered with that in mind."""
 
-    def __init__(self, journal: Journal, active: set[str]) -> None:
-        """`active` are the transactions that no recovery here takes over; what trails is among them."""
+    def __init__(self, journal: Journal, active: set[str], is_ours: Callable[[Claim], bool]) -> None:
+        """`active` are the transactions that no recovery here takes over; what trails is among them.
+
+        `is_ours` tells whether nobody can have taken a transaction over yet.
+        """
         self.journal = journal
         self._active = active
+        self._is_ours = is_ours
         self._claims: dict[str, Claim] = {}
         self._places: dict[str, frozenset[Place]] = {}
         self._writing = anyio.Lock()
@@ -75,8 +79,19 @@ class Trailing:
         return await self.journal.unfinished(store, entity, frozenset(self._claims))
 
     async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:
-        """See `Journal.locked`."""
-        return await self.journal.locked(locks, frozenset(self._claims))
+        """See `Journal.locked`. What has completed here and has one of them is ended in the journal first.
+
+        For a commit without the journal: who reads meanwhile shows such a record as before until then, and beside
+        what is committed on top of it that would be half. Raises JournalUnavailable.
+        """
+        conflict = await self.journal.locked(locks)
+        if conflict is None or conflict.holder not in self._claims:
+            return conflict
+        try:
+            await self.flush()
+        except ReplyLost as error:
+            raise JournalUnavailable(error.message) from error
+        return await self.journal.locked(locks)
 
     async def decide(self, entry: Entry, since: Moment) -> None:
         """See `Journal.decide`; with the ends of what has completed."""
@@ -95,15 +110,25 @@ class Trailing:
         async with self._writing:
             carried = list(self._claims.values())[:_MOST]
             await self.journal.decide(entry, since.number, carried=carried, seen=since.completed)
-            self._drop(carried)
+            self._drop([claim for claim in carried if self._is_ours(claim)])
 
-    async def flush(self) -> None:
-        """Have every end in the journal before this returns. Raises what the journal raises."""
+    async def flush(self) -> bool:
+        """Have every end in the journal before this returns, but what others took over: false if that has none yet.
+
+        Raises what the journal raises.
+        """
         async with self._writing:
             claims = list(self._claims.values())
-            if claims:
-                await self.journal.complete(claims)
-                self._drop(claims)
+            if not claims:
+                return True
+            await self.journal.complete(claims)
+            ended = [claim for claim in claims if self._is_ours(claim) or await self._has_ended(claim)]
+            self._drop(ended)
+            return len(ended) == len(claims)
+
+    async def _has_ended(self, claim: Claim) -> bool:
+        entry = await self.journal.entry(claim.transaction_id)
+        return entry is None or entry.state in FINAL
 
     def _drop(self, claims: Sequence[Claim]) -> None:
         for claim in claims:
@@ -115,7 +140,7 @@ class Trailing:
         while self._claims:
             await anyio.sleep(_WAIT if tries == 0 else back_off(tries))
             try:
-                await self.flush()
+                tries = 0 if await self.flush() else tries + 1
             except WarehouseError as error:
                 tries += 1
                 _log.warning("%d ends could not be journaled yet: %s", len(self._claims), error)
@@ -126,7 +151,7 @@ class Trailing:
             await self.flush()
         except WarehouseError as error:
             _log.warning("%d ends are left to recovery: %s", len(self._claims), error)
-            self._drop(list(self._claims.values()))
+        self._drop(list(self._claims.values()))
         flushing, self._flushing = self._flushing, None
         if flushing is not None:
             flushing.cancel()

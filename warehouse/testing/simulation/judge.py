@@ -1,0 +1,88 @@
+"""What must hold once a simulation is over."""
+
+from __future__ import annotations
+
+from warehouse.journal.base import FINAL, Entry
+from warehouse.testing.simulation.world import RECORDS, Attempt, Place, World
+
+
+async def judge(world: World) -> list[str]:
+    """Everything that does not hold."""
+    entries = {entry.name: entry for entry in await world.journal.entries() if entry.name}
+    out = list(world.problems)
+    for attempt in world.attempts:
+        out += _of_transaction(world, attempt, entries.get(attempt.name))
+    out += _of_records(world)
+    entries_left = [entry for entry in entries.values() if entry.state not in FINAL]
+    out += [f"{entry.name} is still {entry.state}" for entry in entries_left]
+    every = [lock for entry in entries.values() for lock in entry.locks()]
+    if await world.journal.locked(every) is not None:
+        out.append("a record is still locked in the journal")
+    return out
+
+
+def _of_transaction(world: World, attempt: Attempt, entry: Entry | None) -> list[str]:
+    there = {place for place in attempt.places if world.value(place) & attempt.bit}
+    places = set(attempt.places)
+    state = None if entry is None else entry.state
+    about = f"{attempt.name} ({attempt.pattern}, {attempt.places}) told {attempt.told}, journal {state}"
+    out = []
+    if attempt.told == "completed" and there != places:
+        out.append(f"{about}: missing in {sorted(places - there)}")
+    if attempt.told in {"compensated", "refused"} and there:
+        out.append(f"{about}: found in {sorted(there)}")
+    if state == "completed" and there != places:
+        out.append(f"{about}: completed, but missing in {sorted(places - there)}")
+    if state == "compensated" and there:
+        out.append(f"{about}: compensated, but found in {sorted(there)}")
+    if state == "failed":
+        out += [f"{about}: {text}" for text in _of_failed(world, there, entry)]
+    elif there not in (set(), places):
+        out.append(f"{about}: half of it, in {sorted(there)}")
+    if (
+        attempt.told in FINAL
+        and state in FINAL
+        and state != attempt.told
+        and not _told_too_much(world, attempt, state)
+    ):
+        out.append(f"{about}: they differ")
+    if attempt.number in world.seen and not there and state != "failed":
+        out.append(f"{about}: a reader saw what never took effect")
+    return out
+
+
+def _of_failed(world: World, there: set[Place], entry: Entry | None) -> list[str]:
+    """What is left is reported; and nothing is left but where somebody interfered, or a store was out of reach."""
+    residue = [] if entry is None else entry.detail.get("residue", [])
+    reasons = {(item["tag"], item["key"]["id"]): item["reason"] for item in residue}
+    out = [f"left in {place}, and not reported" for place in sorted(there - reasons.keys())]
+    for place, reason in reasons.items():
+        if reason == "conflict" and place not in world.foreign:
+            out.append(f"a conflict in {place}, where nobody interfered")
+    return out
+
+
+def _told_too_much(world: World, attempt: Attempt, state: str) -> bool:
+    """Whether residue was told that is none.
+
+    An owner that was paused beyond its lease, and comes back when all has been undone and somebody else has changed
+    the record since, cannot tell what is undone from what is left.
+    """
+    others = {place for other in world.attempts if other is not attempt for place in other.places}
+    changed = not others.union(world.foreign).isdisjoint(attempt.places)
+    return (attempt.told, state) == ("failed", "compensated") and changed
+
+
+def _of_records(world: World) -> list[str]:
+    """No number holds anything but what transactions and foreign writers added, and no foreign write is lost."""
+    known = sum(attempt.bit for attempt in world.attempts)
+    out = []
+    for tag in world.servers:
+        for number in RECORDS:
+            place = tag, number
+            value, foreign = world.value(place), sum(world.foreign.get(place, []))
+            if value & foreign != foreign:
+                out.append(f"{place}: a foreign write was overwritten ({value:#x})")
+            if value & ~(known | foreign):
+                out.append(f"{place}: {value:#x} is no sum of what was added")
+    return out

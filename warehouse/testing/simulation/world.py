@@ -1,0 +1,275 @@
+"""What happens in a simulation: processes that run transactions, readers, foreign writers, and their misfortunes.
+
+Every transaction adds a power of two of its own to a number in each of its records, and every foreign writer one
+to a record: so a record's number says who has changed it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from warehouse.adapter import Adapter, UnitSettings
+from warehouse.client import AsyncWarehouse
+from warehouse.errors import OutcomeUnknown, StoreContention, WarehouseError
+from warehouse.journal.memory import MemoryJournal
+from warehouse.planning import freeze
+from warehouse.records import ABSENT, Entity
+from warehouse.testing.simulation.network import LATEST, Network, Process, Weather
+from warehouse.testing.simulation.stores import Server, attach
+
+ENTITY: Final = Entity("things")
+RECORDS: Final = (1, 2, 3)
+LEASE: Final = 2.0
+# a and b have transactions, c can also be asked for their outcome; p and q have none.
+HELD: Final = ("a", "b", "c")
+ASKS: Final = ("c",)
+PLANNED: Final = ("p", "q")
+_STORES: Final = {tag: {"adapter": "memory", "transactions": tag in HELD} for tag in (*HELD, *PLANNED)}
+_FOREIGN: Final = 40
+
+Place = tuple[str, int]
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A transaction: where it adds `1 << number`, and what its caller was told (`dead`: nothing any more)."""
+
+    number: int
+    places: tuple[Place, ...]
+    pattern: str
+    told: str = "dead"
+
+    @property
+    def name(self) -> str:
+        return f"t{self.number}"
+
+    @property
+    def bit(self) -> int:
+        return 1 << self.number
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a simulation is put together from. A test replaces one, to see that it is missed.
+
+    `store` makes the adapter of a server out of that of an in-process store.
+    """
+
+    journal: Callable[[], MemoryJournal] = MemoryJournal
+    store: Callable[[Adapter], Adapter] = lambda adapter: adapter
+    settle: float = LATEST
+
+
+@dataclass(slots=True)
+class World:
+    """The servers, the network and all that was tried. `seen`: what readers saw, by the number of a transaction."""
+
+    chance: random.Random
+    parts: Parts = field(default_factory=Parts)
+    attempts: list[Attempt] = field(default_factory=list)
+    foreign: dict[Place, list[int]] = field(default_factory=dict)
+    seen: set[int] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+    processes: list[Process] = field(default_factory=list)
+    network: Network = field(init=False)
+    journal: MemoryJournal = field(init=False)
+    servers: dict[str, Server] = field(init=False)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.network = Network(self.chance)
+        self.journal = self.parts.journal()
+        registry = AsyncWarehouse(adapters=_STORES, journal={"url": "memory://"})._registry  # noqa: SLF001
+        self.servers = {tag: self._server(tag, registry.get(tag).adapter) for tag in registry.tags}
+
+    def _server(self, tag: str, adapter: Adapter) -> Server:
+        server = Server(tag, self.parts.store(adapter), asks=tag in ASKS)
+        for number in RECORDS:
+            self._space(server).put(ENTITY, {"id": number}, {"id": number, "n": 0})
+        return server
+
+    @staticmethod
+    def _space(server: Server) -> Any:
+        return server.adapter._store.space  # type: ignore[attr-defined]  # noqa: SLF001 - past the warehouse
+
+    def value(self, place: Place) -> int:
+        """The number in a record, as the store has it."""
+        tag, number = place
+        image = self._space(self.servers[tag]).table(ENTITY).get(freeze({"id": number}), ABSENT)
+        assert isinstance(image, Mapping), f"{place} is gone"
+        return int(image["n"])
+
+    def locks(self) -> list[str]:
+        """What is locked in the stores."""
+        return [tag for tag, server in self.servers.items() if self._space(server).locks._owners]  # noqa: SLF001
+
+    # The processes
+
+    def warehouse(self, name: str) -> tuple[AsyncWarehouse, Process]:
+        """A warehouse in a process of its own, not opened yet."""
+        process = Process(name, self.network)
+        warehouse = AsyncWarehouse(
+            adapters=_STORES,
+            journal={"url": "memory://", "lease": LEASE},
+            transactions={"lock_timeout": 2, "timeout": 6, "grace": 3},
+        )
+        attach(warehouse, process, list(self.servers.values()), self.journal)
+        for tag in PLANNED:
+            process.declare(tag, settle=self.parts.settle)
+        for tag in ASKS:
+            process.declare(tag, asks=True)
+        self.processes.append(process)
+        return warehouse, process
+
+    async def live(self, name: str, work: list[Attempt]) -> None:
+        """A process that runs transactions, some side by side, and is killed or paused on the way, or neither."""
+        warehouse, process = self.warehouse(name)
+        doing = [asyncio.ensure_future(self._opened(warehouse, process, work))]
+        fate = self.chance.choice(("well", "killed", "killed", "paused"))
+        await asyncio.sleep(self.chance.uniform(0.01, 0.25))
+        if fate == "killed":
+            self._count("process killed", process)
+            process.kill()
+        elif fate == "paused":
+            self._count("process paused", process)
+            process.pause()
+            await asyncio.sleep(self.chance.uniform(LEASE, 4 * LEASE))
+            process.go_on()
+        if fate != "killed":
+            await asyncio.wait(doing)
+            await warehouse.close()
+
+    def _count(self, kind: str, process: Process) -> None:
+        self.network.faults[kind] += 1
+        self.network.note(f"{process.name}: {kind}")
+
+    async def _opened(self, warehouse: AsyncWarehouse, process: Process, work: list[Attempt]) -> None:
+        for _ in range(20):
+            try:
+                await warehouse.open()
+                break
+            except WarehouseError:
+                await asyncio.sleep(0.1)
+        await asyncio.gather(*(self._run(warehouse, process, attempt) for attempt in work))
+
+    async def _run(self, warehouse: AsyncWarehouse, process: Process, attempt: Attempt) -> None:
+        await asyncio.sleep(self.chance.uniform(0, 0.2))
+        operations = [
+            {
+                "operation": "update",
+                "from": {"tag": tag, "entity": ENTITY.name},
+                "where": {"id": number},
+                "data": {"n": {"$increment": attempt.bit}},
+            }
+            for tag, number in attempt.places
+        ]
+        options: Any = {"name": attempt.name, "pattern": attempt.pattern}
+        try:
+            told: str = (await warehouse.transaction(operations, **options)).status
+        except OutcomeUnknown:
+            told = "unknown"
+        except WarehouseError:
+            told = "refused"
+        await process.awake()  # a dead caller hears nothing
+        attempt.told = told
+        self.network.note(f"{attempt.name} told {attempt.told}")
+        if attempt.told == "completed":
+            await self._look(warehouse, self.chance.choice(attempt.places)[0], attempt)
+
+    async def _look(self, warehouse: AsyncWarehouse, tag: str, own: Attempt | None = None) -> None:
+        """Read a store: each transaction is seen in all of its records there, or in none; one's own is seen."""
+        known = [item for item in self.attempts if item.told == "completed" and item is own]
+        try:
+            rows = await warehouse.find({"tag": tag, "entity": ENTITY.name})
+        except WarehouseError:
+            return
+        numbers = {row["id"]: row["n"] for row in rows}
+        for attempt in self.attempts:
+            here = {bool(numbers[number] & attempt.bit) for store, number in attempt.places if store == tag}
+            if len(here) == 2:
+                self.problems.append(f"a reader saw half of {attempt.name} in {tag}: {numbers}")
+            if True in here:
+                self.seen.add(attempt.number)
+            elif attempt in known:
+                self.problems.append(
+                    f"{attempt.name} was told completed, and a reader did not see it in {tag}"
+                )
+
+    async def read(self) -> None:
+        """A process that only reads."""
+        warehouse, process = self.warehouse("reader")
+        await self._opened(warehouse, process, [])
+        for _ in range(20):
+            await self._look(warehouse, self.chance.choice(list(self.servers)))
+            await asyncio.sleep(self.chance.uniform(0, 0.05))
+        await warehouse.close()
+
+    async def interfere(self, number: int) -> None:
+        """Somebody who knows nothing of the warehouse adds to a record, as its store lets them."""
+        place = self.chance.choice(list(self.servers)), self.chance.choice(RECORDS)
+        server = self.servers[place[0]]
+        await asyncio.sleep(self.chance.uniform(0, 0.5))
+        async with server.adapter.unit(UnitSettings(transaction_id="foreign", lock_timeout=5)) as unit:
+            try:
+                await unit.read(await server.adapter.describe(ENTITY), [{"id": place[1]}])
+            except StoreContention:
+                return
+            value = self.value(place) + (1 << _FOREIGN + number)
+            self._space(server).put(ENTITY, {"id": place[1]}, {"id": place[1], "n": value})
+        self.foreign.setdefault(place, []).append(1 << _FOREIGN + number)
+        self._note_foreign(place)
+
+    def _note_foreign(self, place: Place) -> None:
+        self.network.faults["foreign write"] += 1
+        self.network.note(f"foreign write to {place}")
+
+    # The whole
+
+    async def run(self) -> None:
+        """Let everything happen, then let there be peace, and wait until all has come to its end."""
+        self.network.weather = self._weather()
+        groups = [self._attempts() for _ in range(self.chance.randint(1, 3))]
+        lives = [self.live(f"p{number}", group) for number, group in enumerate(groups)]
+        others = [self.interfere(number) for number in range(self.chance.choice((0, 0, 1, 2)))]
+        await asyncio.gather(*lives, *others, self.read())
+        self.network.weather = Weather()
+        self.network.note("peace")
+        warehouse, process = self.warehouse("rescue")
+        await self._opened(warehouse, process, [])
+        await warehouse.participants()  # what was left prepared is looked for in the stores that are in use
+        for _ in range(600):
+            await asyncio.sleep(0.1)
+            if not await self.journal.claims() and not self.locks():
+                break
+        else:
+            open_ones = [claim.transaction_id for claim in await self.journal.claims()]
+            self.problems.append(f"not at its end after 60 s: {open_ones}, locks in {self.locks()}")
+        await asyncio.sleep(LATEST)
+        await warehouse.close()
+        self.network.over = True
+
+    def _weather(self) -> Weather:
+        kind = self.chance.choice(("calm", "calm", "bad", "late"))
+        if kind == "calm":
+            return Weather()
+        if kind == "late":
+            return Weather(late=0.04)
+        return Weather(lost_request=0.02, lost_reply=0.03, late=0.01, refused=0.02)
+
+    def _attempts(self) -> list[Attempt]:
+        out = []
+        for _ in range(self.chance.randint(1, 3)):
+            pattern = self.chance.choice(("staged", "staged", "staged", "saga", "two_phase_commit"))
+            tags = HELD if pattern == "two_phase_commit" else (*HELD, *PLANNED)
+            everywhere = [
+                (tag, number) for tag in tags for number in RECORDS[: self.chance.choice((1, 1, 2))]
+            ]
+            places = tuple(self.chance.sample(everywhere, self.chance.choice((1, 2, 2, 3))))
+            attempt = Attempt(len(self.attempts), places, pattern)
+            self.attempts.append(attempt)
+            out.append(attempt)
+        return out
