@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format clean distclean
+.PHONY: help demo test bench campaign lint format clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,6 +11,7 @@ INSTALLED := $(VENV)/.installed
 SERVERS := $(BIN)/python -m servers
 TESTED := postgres mariadb redis mongo neo4j
 STORES ?= embedded
+SIMULATIONS ?= 10000
 
 export PYTHONPATH := tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -34,6 +35,9 @@ test: $(INSTALLED) ## Check style and types, and run all tests on real servers
 bench: $(INSTALLED) ## Measure against the drivers, on real servers
 	$(SERVERS) run postgres -- $(BIN)/python -m benchmarks.three_inserts
 	$(SERVERS) run postgres mariadb mongo neo4j -- $(BIN)/python -m benchmarks.many_records
+
+campaign: $(INSTALLED) ## Simulate faults under SIMULATIONS=10000 seeds, any or from SEED= on
+	$(BIN)/python -m warehouse.testing.simulation --simulations $(SIMULATIONS) $(if $(SEED),--seed $(SEED))
 
 lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff format --check .

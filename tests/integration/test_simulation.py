@@ -10,7 +10,8 @@ import pytest
 from warehouse.adapter import WriteStatus, Written
 from warehouse.journal.base import RecordLocked
 from warehouse.journal.memory import MemoryJournal
-from warehouse.testing.simulation import Parts, simulate
+from warehouse.testing import simulate
+from warehouse.testing.simulation import Parts
 
 SEEDS = 2000
 
@@ -35,7 +36,7 @@ def test_what_was_found_once(seed):
 def test_a_seed_is_repeated_exactly():
     """In another process, too, whatever the order of its sets."""
     code = (
-        "from warehouse.testing.simulation import simulate\n"
+        "from warehouse.testing import simulate\n"
         "for seed in range(60):\n"
         "    print(*simulate(seed).trace, sep='\\n')\n"
     )

@@ -1,8 +1,12 @@
-"""For the authors of adapters: the contract suite, the `Harness` that it needs, the matrix, and faults."""
+"""For the authors of adapters: the contract suite, its `Harness`, the matrix, faults, and a simulator."""
 
 from pathlib import Path
 
 import pytest
+
+from warehouse.testing.simulation import simulate
+
+__all__ = ["simulate"]
 
 pytest.register_assert_rewrite(
     "warehouse.testing.bench",
