@@ -181,8 +181,7 @@ class World:
             await self._look(warehouse, self.chance.choice(attempt.places)[0], attempt)
 
     async def _look(self, warehouse: AsyncWarehouse, tag: str, own: Attempt | None = None) -> None:
-        """Read a store: each transaction is seen in all of its records there, or in none; one's own is seen."""
-        known = [item for item in self.attempts if item.told == "completed" and item is own]
+        """Read a store: each transaction is seen in all of its records there, or in none; `own` has completed."""
         try:
             rows = await warehouse.find({"tag": tag, "entity": ENTITY.name})
         except WarehouseError:
@@ -194,7 +193,7 @@ class World:
                 self.problems.append(f"a reader saw half of {attempt.name} in {tag}: {numbers}")
             if True in here:
                 self.seen.add(attempt.number)
-            elif attempt in known:
+            elif attempt is own:
                 self.problems.append(
                     f"{attempt.name} was told completed, and a reader did not see it in {tag}"
                 )
