@@ -28,7 +28,7 @@ def test_nothing_is_found():
 
 # What once failed: half of a transaction seen beside an end not journaled yet, one's own completed transaction not
 # seen after a pause, and residue told of what had been undone long ago.
-@pytest.mark.parametrize("seed", [560, 566, 1151, 1537])
+@pytest.mark.parametrize("seed", [560, 566, 1151, 1537, 6319, 15901])
 def test_what_was_found_once(seed):
     assert simulate(seed).problems == ()
 

@@ -41,3 +41,18 @@ async def test_what_nobody_took_is_claimed_again(renewed):
     assert await journal.is_mine(again)
     assert lease.is_ours(again)
     assert await lease.keep(again) == again
+
+
+async def test_a_heartbeat_that_arrives_after_the_lease_ran_out(monkeypatch):
+    """It was sent in time; others have not seen it in time."""
+    journal, lease, claim = await paused(renewed=False)
+    await lease.keep(claim)
+    beat = journal.beat
+
+    async def late(owner, seconds):
+        lease._renewed -= 100
+        await beat(owner, seconds)
+
+    monkeypatch.setattr(journal, "beat", late)
+    await lease.renew()
+    assert not lease.is_ours(claim)

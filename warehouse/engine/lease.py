@@ -67,11 +67,11 @@ class Lease:
 
     async def renew(self) -> None:
         """One heartbeat. Raises JournalUnavailable or ReplyLost."""
-        if not self.is_valid:
-            self._doubtful |= self.active
-        self._doubtful &= self.active
         began = time.monotonic()
         await self.journal.beat(self.owner, self.seconds)
+        if not self.is_valid:  # it ran out before the heartbeat was there
+            self._doubtful |= self.active
+        self._doubtful &= self.active
         self._renewed = began
 
     @property
