@@ -27,7 +27,7 @@ def test_nothing_is_found():
 
 
 # What once failed: half of a transaction seen beside an end not journaled yet, one's own completed transaction not
-# seen after a pause, and residue told of what had been undone long ago.
+# seen after a pause, residue told of what had been undone long ago, a lease renewed by a heartbeat come too late.
 @pytest.mark.parametrize("seed", [560, 566, 1151, 1537, 6319, 15901])
 def test_what_was_found_once(seed):
     assert simulate(seed).problems == ()
