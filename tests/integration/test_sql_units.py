@@ -8,6 +8,7 @@ from uuid import uuid4
 import anyio
 import pytest
 
+import servers
 from integration.sql_stores import Store, everywhere, opened
 from warehouse.adapter import Outcome
 from warehouse.errors import (
@@ -442,3 +443,33 @@ async def test_cancelled_anywhere_nothing_is_half_done(store):
         assert len(await unit.read(info, [{"id": number} for number in range(120)])) == 120
         await unit.commit()
     await store.do("delete", "t", where={"id": {"$gte": 0}})
+
+
+async def test_what_a_crash_took_back_is_not_taken_for_committed():
+    """PostgreSQL gives the id of a transaction that left nothing on its disk to another one after a crash."""
+    server = servers.start("postgres", private=True)
+    store = Store("postgres", server.url)
+    try:
+        await store.sql("ALTER SYSTEM SET wal_writer_delay = '10s'", "SELECT pg_reload_conf()")
+        await _table(store)
+        await store.adapter.connect()
+        async with store.unit() as unit:
+            await unit.execute(await store.request("update", "t", where={"id": 1}, data={"n": 2}))
+            token = unit.token
+            assert await store.adapter.outcome(token) is Outcome.OPEN
+            server.kill()
+        server.start()
+        await store.engine.dispose()
+        await store.adapter.close()
+        store.adapter = store.again()
+        await store.adapter.connect()
+        for number in range(50):  # until the id has been given again
+            await store.sql(f"INSERT INTO t VALUES ({number + 10}, 0)")
+            found = await store.adapter.outcome(token)
+            assert found in {Outcome.ROLLED_BACK, Outcome.UNKNOWN}
+        assert found is Outcome.UNKNOWN  # what has its id now did commit
+        assert await store.sql("SELECT n FROM t WHERE id = 1") == [(1,)]
+    finally:
+        await store.adapter.close()
+        await store.engine.dispose()
+        server.remove()

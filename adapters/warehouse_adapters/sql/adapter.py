@@ -14,7 +14,7 @@ from warehouse.config import AdapterSettings
 from warehouse.errors import ConfigError, InvalidOperation, StoreError, UnknownEntity
 from warehouse.operations import AdapterType
 from warehouse.records import Entity, Record
-from warehouse_adapters.sql import statements
+from warehouse_adapters.sql import postgres, statements
 from warehouse_adapters.sql.backends import check_folder, create_engine, file_identity, parse
 from warehouse_adapters.sql.conditions import render
 from warehouse_adapters.sql.connections import Connections
@@ -33,11 +33,6 @@ class SqlSettings(AdapterSettings):
     url: SecretStr
 
 
-_STATES: Final = {
-    "committed": Outcome.COMMITTED,
-    "aborted": Outcome.ROLLED_BACK,
-    "in progress": Outcome.OPEN,
-}
 _MIN_RETURNING: Final = (10, 5)
 
 
@@ -121,9 +116,8 @@ class SqlAdapter:
         return statements.found(self._dialect, table, query, table.records(rows))
 
     async def outcome(self, token: str) -> Outcome:
-        """See `Adapter.outcome`: PostgreSQL remembers."""
-        rows = await self._pool.once(Sql("SELECT pg_xact_status(CAST(%s AS xid8))", (token,)))
-        return _STATES.get(rows[0][0], Outcome.UNKNOWN)
+        """See `Adapter.outcome`: PostgreSQL remembers, until it crashes."""
+        return postgres.told(await self._pool.once(postgres.asked(token)))
 
     async def prepared(self) -> list[PreparedId]:
         """See `Adapter.prepared`."""

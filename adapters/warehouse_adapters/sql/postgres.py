@@ -16,6 +16,7 @@ from sqlalchemy import types
 from sqlalchemy.dialects.postgresql import CITEXT, JSONB
 from sqlalchemy.pool import PoolProxiedConnection
 
+from warehouse.adapter import Outcome
 from warehouse.errors import StoreError
 from warehouse.patterns import fold
 from warehouse_adapters.sql import values
@@ -141,7 +142,28 @@ def _text_of(column: Column, found: str, kind: str) -> Column:
 
 
 _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
-_XID: Final = "SELECT pg_current_xact_id()::text"
+# After a crash the server gives the id of a transaction that left nothing on its disk to another one. A crash (and
+# nothing else but a reset by hand) begins its statistics anew: this tells one life of the server from the next.
+_LIFE: Final = "coalesce(pg_stat_get_bgwriter_stat_reset_time()::text, '')"
+_TOKEN: Final = f"SELECT pg_current_xact_id()::text || '@' || {_LIFE}"
+_STATES: Final = {
+    "committed": Outcome.COMMITTED,
+    "aborted": Outcome.ROLLED_BACK,
+    "in progress": Outcome.OPEN,
+}
+
+
+def asked(token: str) -> Sql:
+    """The question for the outcome of a transaction; its answer is for `told`."""
+    xid, _, life = token.partition("@")
+    return Sql(f"SELECT pg_xact_status(CAST(%s AS xid8)), {_LIFE} = %s", (xid, life))
+
+
+def told(rows: Rows) -> Outcome:
+    """What the server says. `committed` counts only in the life of the server in which the token was given."""
+    status, same_life = rows[0]
+    outcome = _STATES.get(status, Outcome.UNKNOWN)
+    return Outcome.UNKNOWN if outcome is Outcome.COMMITTED and not same_life else outcome
 
 
 # Beyond so many placeholders psycopg takes a statement apart anew each time, which costs more than to run it.
@@ -206,7 +228,7 @@ class PsycopgLink(Link):
         cursor = self._cursor
         await self._set_lock_timeout(lock_timeout)
         # One round trip: several statements may go together where none has parameters.
-        await cursor.execute(f"{_BEGIN}; {_XID}")
+        await cursor.execute(f"{_BEGIN}; {_TOKEN}")
         cursor.nextset()
         return str((await cursor.fetchone())[0])
 
