@@ -165,6 +165,25 @@ async def test_an_owner_that_closes_leaves_what_is_open_to_be_taken_over_at_once
         assert time.monotonic() - began < 5
 
 
+async def test_recover_waits_for_what_its_own_warehouse_is_ending_already():
+    async with Two() as two:
+        two.owner.faults.fail("journal.finish", JournalUnavailable("full"), times=None)
+        with pytest.raises(OutcomeUnknown):
+            await two.owner.run(insert("a", {"id": 1}), insert("p", {"id": 1}))
+        await two.die()
+        two.owner.faults.clear()
+        paused, go = pause(two.other, "journal.finish")
+        background = asyncio.ensure_future(two.other.warehouse._recovery.run())
+        await asyncio.wait_for(paused.wait(), 5)
+        recovering = asyncio.ensure_future(two.recover())
+        await asyncio.sleep(0.3)
+        assert not recovering.done()
+        go.set()
+        assert await recovering == [("completed", None)]
+        background.cancel()
+        assert await two.other.leftovers() == []
+
+
 async def test_a_warehouse_recovers_its_own_lost_ends():
     async with World(grace=0.3) as world:
         world.faults.fail("journal.finish", JournalUnavailable("full"))

@@ -25,6 +25,18 @@ _AT_ONCE = 8
 _PATIENCE = 10
 
 
+class _UnderWay:
+    """A transaction that is being ended now, for whoever else waits for it."""
+
+    def __init__(self) -> None:
+        self.over = anyio.Event()
+        self.ended: Recovered | None = None
+
+    async def wait(self) -> Recovered | None:
+        await self.over.wait()
+        return self.ended
+
+
 class Recovery:
     """Looks for transactions whose owners are dead. Any number of processes may do so at the same time."""
 
@@ -39,6 +51,7 @@ class Recovery:
         self._watch = Watch()
         self._leftovers = Leftovers(registry, lease)
         self._later: dict[str, tuple[int, float]] = {}
+        self._under_way: dict[str, _UnderWay] = {}
 
     async def run(self) -> None:
         """Look again and again, for as long as the Warehouse is open."""
@@ -59,15 +72,18 @@ class Recovery:
         What could not be ended (a store is away) has the status None, and why. Raises JournalUnavailable.
         """
         found: dict[str, Recovered] = {}
-        first = True
+        first, judged = True, False
         self._watch.doubt()
         while True:
             ended = await self._sweep(every=not found, connect=first)
-            found.update({item.transaction_id: item for item in ended})
-            waiting, first = await self._unjudged(), False
-            if not waiting:
+            others = [await other.wait() for other in list(self._under_way.values())]
+            found.update({item.transaction_id: item for item in (*ended, *others) if item is not None})
+            if judged:
                 return list(found.values())
-            await anyio.sleep(min(map(self._watch.pause, waiting)))
+            waiting, first = await self._unjudged(), False
+            judged = not waiting  # then once more, for who was judged since
+            if waiting:
+                await anyio.sleep(min(map(self._watch.pause, waiting)))
 
     async def _unjudged(self) -> set[str]:
         """The owners of open transactions of whom it is not known yet whether they live."""
@@ -116,12 +132,15 @@ class Recovery:
             if name in active:
                 return
             active.add(name)
+            under_way = self._under_way[name] = _UnderWay()
             try:
-                ended = await self._take_over(claim)
+                under_way.ended = await self._take_over(claim)
             finally:
                 active.discard(name)
-        if ended is not None:
-            out.append(ended)
+                del self._under_way[name]
+                under_way.over.set()
+        if under_way.ended is not None:
+            out.append(under_way.ended)
 
     async def _take_over(self, claim: Claim) -> Recovered | None:
         """Take a transaction over and end it; None where somebody else was faster."""
