@@ -158,7 +158,9 @@ class AsyncTransaction:
             return
         failure: StepFailed | TransactionConflict | None
         try:
-            failure = await (hold if self._options.hold else conclude)(self._run)
+            failure = await self._lost_lock()
+            if failure is None:
+                failure = await (hold if self._options.hold else conclude)(self._run)
         except KeyTaken as taken:
             failure = _left(taken)
         except (StepFailed, TransactionConflict) as refused:
@@ -168,6 +170,13 @@ class AsyncTransaction:
             await give_up(self._run, failure)
         else:
             self._held = self._options.hold and self._run.status is None
+
+    async def _lost_lock(self) -> StepFailed | None:
+        try:
+            await self._run.still_locked()
+        except TransactionConflict as lost:
+            return self._note(lost)
+        return None
 
     async def _abandon(self, failure: StepFailed) -> None:
         if self._unknown is None and self._run.status is None:

@@ -414,6 +414,25 @@ async def test_a_locking_read_sees_nothing_half_committed(write, pattern):
             await tx.find(*THINGS, lock=True)
 
 
+@pytest.mark.parametrize("writes", [False, True])
+async def test_a_store_that_lets_go_of_a_lock_ends_the_block(writes):
+    """Else what was read in the others meanwhile may be newer."""
+    async with World() as world:
+        await world.fill("a", {"id": 1, "n": 1})
+        await world.fill("b", {"id": 1, "n": 1})
+        with pytest.raises(TransactionConflict, match="a has let go of what was read under lock: gone"):
+            async with world.warehouse.begin() as tx:
+                await tx.find(*THINGS, lock=True)
+                await tx.find(None, "b", "things", lock=True)
+                if writes:
+                    await tx.update(None, "b", "things", {"id": 1}, {"n": 2})
+                world.faults.fail("a.read", StoreUnavailable("gone"))
+        assert world.rows("b") == {1: {"n": 1}}
+        async with world.warehouse.begin() as tx:
+            await tx.find(*THINGS, lock=True)
+            await tx.find(None, "b", "things", lock=True)
+
+
 async def test_find():
     async with World({**STORES, "v": {"adapter": "memory", "type": "vector"}}) as world:
         await world.fill("a", {"id": 1, "n": 1}, {"id": 2, "n": 2}, {"id": 3})

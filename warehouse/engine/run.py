@@ -38,6 +38,7 @@ from warehouse.journal.base import (
     Superseded,
 )
 from warehouse.operations import Operation
+from warehouse.planning import key_in
 from warehouse.records import Absent, Record
 from warehouse.registry import Participant
 from warehouse.results import Pattern, Residue, Status
@@ -225,8 +226,11 @@ class Run:
         A read that locks raises TransactionConflict where a transaction that has not come to its end has changed
         what it would see: in this store that may be committed already, or not yet.
         """
-        records = await (await self.open(participant)).unit.find(query)
+        opened = await self.open(participant)
+        records = await opened.unit.find(query)
         if query.lock:
+            if records:
+                opened.locked = query.info, key_in(query.info, records[-1])
             trailing = self.lease.trailing
             for change in await trailing.unfinished(participant.identity, query.info.entity):
                 images = (image for image in (change.before, change.after) if not isinstance(image, Absent))
@@ -237,6 +241,27 @@ class Run:
                         hint="run the block again",
                     )
         return records
+
+    async def still_locked(self) -> None:
+        """Make sure that what was read under lock is locked now, in all stores at the same time.
+
+        A store that crashed, or a connection that broke, lets go of its locks before the others do. Raises
+        TransactionConflict.
+        """
+        ends_with_its_commit = len(self.units) == 1 and self.idempotency is None
+        for opened in () if ends_with_its_commit else self.units.values():
+            if opened.locked is None:
+                continue
+            info, key = opened.locked
+            try:
+                await opened.unit.read(info, [key])
+            except StoreError as error:
+                tag = opened.participant.tag
+                raise TransactionConflict(
+                    f"{tag} has let go of what was read under lock: {error.message}",
+                    tag=tag,
+                    hint="run the block again",
+                ) from error
 
     # Units
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from warehouse.actions import Called, Invocation
-from warehouse.adapter import StepChanges, Unit
+from warehouse.adapter import EntityInfo, StepChanges, Unit
 from warehouse.engine.compensate import Done
 from warehouse.engine.plan import AnyStep, CallStep, Step
 from warehouse.engine.takeback import CallMade
@@ -88,6 +88,8 @@ class OpenUnit:
     unit: Unit
     context: AbstractAsyncContextManager[Unit]
     steps: list[StepState] = field(default_factory=list)
+    locked: tuple[EntityInfo, Key] | None = None
+    """A record that was read under lock."""
     prepared: bool = False
 
     @property
