@@ -271,6 +271,15 @@ async def test_a_store_that_is_away_while_undoing():
             (2, "unreachable"),
         }
         assert world.rows("q") == {}
+        # What cannot be undone yet stays locked, so that nobody builds on it; and recovery goes on.
+        assert not (await world.run(update("p", 2, {"n": 7}), insert("a", {"id": 1}), lock_timeout=0.05)).ok
+        world.faults.clear()
+        ended = await world.warehouse.recover()
+        assert [(item.transaction_id, item.status) for item in ended] == [(result.transaction_id, "failed")]
+        assert [(item.key["id"], item.field, item.reason) for item in ended[0].residue] == [
+            (1, "n", "conflict")
+        ]
+        assert world.rows("p") == {1: {"n": 99, "m": 5}, 2: {"n": 5}}
 
 
 async def test_a_clash_is_told_even_if_the_store_goes_away_after_it():

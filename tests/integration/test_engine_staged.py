@@ -740,6 +740,10 @@ async def test_undo_while_the_store_is_away_tries_until_grace_is_over():
             ("step_0", "unreachable"),
         ]
         assert "gone" in result.residue[0].detail
+        world.faults.clear()
+        assert [item.status for item in await world.warehouse.recover()] == ["compensated"]
+        assert (await world.warehouse.wait(result.transaction_id)).status == "compensated"
+        assert world.rows("p") == {1: {"n": 5}}
 
 
 async def test_a_bug_in_an_undo_does_not_keep_the_others_from_being_undone():

@@ -81,7 +81,7 @@ async def take_back(run: Run) -> None:
     made = [state for state in run.states.values() if state.calls]
     await compensating(run, made)
     run.residue += await undo(run.terms(), run.last_first(made))
-    await finish(run, "failed" if run.residue else "compensated")
+    await finish_undone(run)
 
 
 async def compensating(run: Run, states: Sequence[StepState], kept: Sequence[StepState] = ()) -> None:
@@ -99,6 +99,17 @@ async def compensating(run: Run, states: Sequence[StepState], kept: Sequence[Ste
         await run.journal.change_state(run.claim, "compensating", {"made": made, "kept": stays})
     except (JournalUnavailable, ReplyLost) as error:
         raise unknown(run, error.message) from error
+
+
+async def finish_undone(run: Run) -> None:
+    """Journal the end of what was undone. Raises OutcomeUnknown where that fails.
+
+    While a store is away that has some of it left, it has no end: its records stay locked, and recovery goes on.
+    """
+    if any(item.reason == "unreachable" for item in run.residue):
+        run.journaled = False
+    else:
+        await finish(run, "failed" if run.residue else "compensated")
 
 
 async def finish(run: Run, state: State) -> None:

@@ -10,7 +10,7 @@ from warehouse.engine.calls import execute, let_go
 from warehouse.engine.commit import apply, commit
 from warehouse.engine.compensate import kept, undo
 from warehouse.engine.dependencies import in_order
-from warehouse.engine.durable import append, compensating, finish, follow, record
+from warehouse.engine.durable import append, compensating, finish, finish_undone, follow, record
 from warehouse.engine.entries import entry_step, make_entry
 from warehouse.engine.plan import AnyStep
 from warehouse.engine.run import Run, unknown
@@ -193,4 +193,4 @@ class Saga:
         await compensating(run, self._committed, stays)
         run.residue += kept(state.made() for state in stays)
         run.residue += await undo(run.terms(), run.last_first(undone))
-        await finish(run, "failed" if run.residue else "compensated")
+        await finish_undone(run)

@@ -15,7 +15,7 @@ from warehouse.engine.calls import let_go
 from warehouse.engine.choose import acts_alone
 from warehouse.engine.commit import apply, commit
 from warehouse.engine.compensate import redo, undo
-from warehouse.engine.durable import compensating, finish, follow, record, take_back, trail
+from warehouse.engine.durable import compensating, finish, finish_undone, follow, record, take_back, trail
 from warehouse.engine.entries import make_entry
 from warehouse.engine.plan import AnyStep
 from warehouse.engine.run import Run, unknown
@@ -295,7 +295,7 @@ async def _backward(run: Run, failure: StepFailed, states: Sequence[StepState]) 
     undone = [*states, *(state for state in run.calls() if state.calls)]
     await compensating(run, undone)
     run.residue += await undo(run.terms(), run.last_first(undone))
-    await finish(run, "failed" if run.residue else "compensated")
+    await finish_undone(run)
     if run.residue:
         run.end("failed", failure)
         return None
