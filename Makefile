@@ -12,6 +12,8 @@ SERVERS := $(BIN)/python -m servers
 TESTED := postgres mariadb redis mongo neo4j
 STORES ?= embedded
 SIMULATIONS ?= 10000
+MINUTES ?= 5
+REPORT ?= build/reliability.md
 
 export PYTHONPATH := tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -36,8 +38,9 @@ bench: $(INSTALLED) ## Measure against the drivers, on real servers
 	$(SERVERS) run postgres -- $(BIN)/python -m benchmarks.three_inserts
 	$(SERVERS) run postgres mariadb mongo neo4j -- $(BIN)/python -m benchmarks.many_records
 
-campaign: $(INSTALLED) ## Simulate faults under SIMULATIONS=10000 seeds, any or from SEED= on
-	$(BIN)/python -m warehouse.testing.simulation --simulations $(SIMULATIONS) $(if $(SEED),--seed $(SEED))
+campaign: $(INSTALLED) ## Attack it: SIMULATIONS=10000 seeds, then MINUTES=5 on real servers; REPORT= page, SEED=
+	$(SERVERS) ensure $(TESTED)
+	$(BIN)/python -m campaign --simulations $(SIMULATIONS) --minutes $(MINUTES) --report $(REPORT) $(if $(SEED),--seed $(SEED))
 
 lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff format --check .

@@ -9,7 +9,7 @@ import pytest
 
 from integration.memory_world import World, delete, insert, statuses, update, upsert
 from integration.test_recovery import pause
-from unit.test_journal import database, emptied, schema_of
+from servers.places import database, emptied, schema_of
 from warehouse import (
     AlreadyFinished,
     AsyncWarehouse,

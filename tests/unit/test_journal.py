@@ -9,19 +9,18 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from decimal import Decimal
 from uuid import uuid4
 
-import psycopg
 import pytest
 import redis
 import sqlalchemy as sa
-from sqlalchemy.engine import make_url
 
 import servers
 from integration.memory_world import World, insert
+from servers.places import database, emptied, schema_of
 from warehouse import ConfigError, JournalUnavailable, OutcomeUnknown
 from warehouse.config import JournalSettings
 from warehouse.journal import Entry, EntryStep, open_journal, schema, tables
@@ -48,44 +47,6 @@ def step(*keys, index=0, store="store"):
 
 def entry(*steps, state="committing", **more):
     return Entry(transaction_id=uuid4().hex, name=None, pattern="staged", state=state, steps=steps, **more)
-
-
-@contextmanager
-def database(server):
-    """A PostgreSQL database of one's own."""
-    name = f"journal_{uuid4().hex[:12]}"
-    plain = make_url(server.url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(plain, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        yield (
-            make_url(server.url)
-            .set(drivername="postgresql+psycopg", database=name)
-            .render_as_string(hide_password=False)
-        )
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@contextmanager
-def schema_of(server):
-    """A MariaDB database of one's own."""
-    name = f"journal_{uuid4().hex[:12]}"
-    plain = make_url(server.url)
-    engine = sa.create_engine(plain.set(drivername="mysql+pymysql"))
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    yield plain.set(database=name).render_as_string(hide_password=False)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {name}")
-    engine.dispose()
-
-
-@contextmanager
-def emptied(server):
-    """The server's first database, which nobody else uses, before and after."""
-    with redis.Redis.from_url(server.url) as client:
-        client.flushdb()
-        yield server.url
-        client.flushdb()
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres", "mariadb", "redis"])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import secrets
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 
-from warehouse.testing.simulation import Outcome, simulate
+from warehouse.testing.simulation import Outcome
+from warehouse.testing.simulation.many import Figures, simulate_many
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,30 +21,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trace", action="store_true", help="print every message; with --simulations 1")
     chosen = parser.parse_args(arguments)
     first = secrets.randbelow(10**9) if chosen.seed is None else chosen.seed
-    told: Counter[str] = Counter()
-    faults: Counter[str] = Counter()
-    failed = 0
-    began = time.perf_counter()
-    cores = os.cpu_count() or 1
-    print(f"{chosen.simulations} simulations from seed {first}, on {cores} cores", flush=True)
-    with multiprocessing.get_context("spawn").Pool(cores) as pool:
-        for outcome in pool.imap_unordered(simulate, range(first, first + chosen.simulations), chunksize=20):
-            told.update(outcome.told)
-            faults.update(outcome.faults)
-            failed += bool(outcome.problems)
-            _show(outcome, trace=chosen.trace)
-    print(f"{chosen.simulations / (time.perf_counter() - began):.0f} seeds a second")
-    print("callers were told: " + _counted(told))
-    print("faults: " + _counted(faults))
-    print(f"seeds with problems: {failed}")
-    return 1 if failed else 0
+    return 1 if run(first, chosen.simulations, trace=chosen.trace).failed else 0
 
 
-def _show(outcome: Outcome, *, trace: bool) -> None:
-    if trace:
-        print("\n".join(outcome.trace))
-    for problem in outcome.problems:
-        print(f"seed {outcome.seed}: {problem}", flush=True)
+def run(first: int, simulations: int, *, trace: bool = False) -> Figures:
+    """Simulate, and print what happens."""
+
+    def show(outcome: Outcome) -> None:
+        if trace:
+            print("\n".join(outcome.trace))
+        for problem in outcome.problems:
+            print(f"seed {outcome.seed}: {problem}", flush=True)
+
+    print(f"{simulations} simulations from seed {first}, on {os.cpu_count() or 1} cores", flush=True)
+    figures = simulate_many(first, simulations, show)
+    print(f"{figures.seeds / figures.seconds:.0f} seeds a second")
+    print("callers were told: " + _counted(figures.told))
+    print("faults: " + _counted(figures.faults))
+    print(f"seeds with problems: {figures.failed}")
+    return figures
 
 
 def _counted(counts: Counter[str]) -> str:
