@@ -66,7 +66,7 @@ class NoLocks(MemoryJournal):
             if conflict.holder is None:
                 raise
 
-    async def locked(self, locks, ignoring=frozenset()):
+    async def locked(self, locks):
         return None
 
 

@@ -226,10 +226,8 @@ class Journal(Protocol):
         """
         ...
 
-    async def locked(
-        self, locks: Sequence[Lock], ignoring: Collection[str] = frozenset()
-    ) -> RecordLocked | None:
-        """Which of `locks` a transaction (but `ignoring`) has now, read freshly; None if all are free."""
+    async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:
+        """Which of `locks` a transaction has now, read freshly; None if all are free."""
         ...
 
     async def decide(

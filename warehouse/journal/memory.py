@@ -73,13 +73,9 @@ class MemoryJournal:
             if change.entity == entity
         ]
 
-    async def locked(
-        self, locks: Sequence[Lock], ignoring: Collection[str] = frozenset()
-    ) -> RecordLocked | None:
+    async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:
         taken = ((self._locks.get(item), item) for item in locks)
-        return next(
-            (RecordLocked(holder, item) for holder, item in taken if holder and holder not in ignoring), None
-        )
+        return next((RecordLocked(holder, item) for holder, item in taken if holder), None)
 
     async def decide(
         self,

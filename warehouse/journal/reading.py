@@ -91,13 +91,10 @@ def _entities(body: bytes | None) -> list[Entity]:
         return [] if body is None else [Entity(name, kind) for kind, name in decode(bytes(body))]
 
 
-def locked(
-    connection: sa.Connection, locks: Sequence[Lock], ignoring: Collection[str]
-) -> RecordLocked | None:
+def locked(connection: sa.Connection, locks: Sequence[Lock]) -> RecordLocked | None:
     for start in range(0, len(locks), CHUNK):
         for item, owner in rows_of(connection, schema.locks, locks[start : start + CHUNK]):
-            if owner not in ignoring:
-                return RecordLocked(owner, item)
+            return RecordLocked(owner, item)
     return None
 
 

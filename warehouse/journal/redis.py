@@ -150,15 +150,13 @@ class RedisJournal:
             if change.entity == entity
         ]
 
-    async def locked(
-        self, locks: Sequence[Lock], ignoring: Collection[str] = frozenset()
-    ) -> RecordLocked | None:
+    async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:
         for start in range(0, len(locks), CHUNK):
             part = list(locks[start : start + CHUNK])
             async with self._store.errors("read"):
                 holders = await self._client.hmget(LOCKS, part)
             for item, holder in zip(part, holders, strict=True):
-                if holder is not None and holder.decode() not in ignoring:
+                if holder is not None:
                     return RecordLocked(holder.decode(), item)
         return None
 

@@ -158,10 +158,8 @@ class SqlJournal:
     ) -> list[Change]:
         return await self._read(reading.unfinished, store, entity, ignoring)
 
-    async def locked(
-        self, locks: Sequence[Lock], ignoring: Collection[str] = frozenset()
-    ) -> RecordLocked | None:
-        return await self._read(reading.locked, locks, ignoring)
+    async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:
+        return await self._read(reading.locked, locks)
 
     async def entries(self, states: Iterable[State] | None = None) -> list[Entry]:
         return await self._read(reading.entries, states)

@@ -321,10 +321,8 @@ class FaultyJournal:
     ) -> list[Change]:
         return await self._through("unfinished", lambda: self.inner.unfinished(store, entity, ignoring))
 
-    async def locked(
-        self, locks: Sequence[Lock], ignoring: Collection[str] = frozenset()
-    ) -> RecordLocked | None:
-        return await self._through("locked", lambda: self.inner.locked(locks, ignoring))
+    async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:
+        return await self._through("locked", lambda: self.inner.locked(locks))
 
     async def decide(
         self,
