@@ -229,8 +229,6 @@ async def test_some_are_ignored_where_one_looks(journal):
     one = entry(step(1))
     await journal.decide(one, 0)
     mine = {one.transaction_id}
-    assert await journal.locked(one.locks(), mine) is None
-    assert await journal.locked(one.locks(), {"another"}) is not None
     assert await journal.unfinished("store", THINGS, mine) == []
     assert await journal.unfinished("store", THINGS, {"another"}) == list(one.steps[0].changes)
 
