@@ -25,6 +25,7 @@ from warehouse.errors import (
 from warehouse.journal import codec
 from warehouse.records import Entity
 from warehouse_adapters.sql import SqlAdapter
+from warehouse_adapters.sql.connections import Connections
 
 pytestmark = pytest.mark.anyio
 only_postgres = pytest.mark.parametrize("store", ["postgres"], indirect=True)
@@ -303,6 +304,29 @@ async def test_identity_is_that_of_the_database(store, request, tmp_path):
     assert other.capabilities.identity == store.adapter.capabilities.identity
     async with opened(store.kind, request, tmp_path) as stranger:
         assert stranger.adapter.capabilities.identity != store.adapter.capabilities.identity
+
+
+@servers_only
+@pytest.mark.parametrize("nth", [1, 2])
+async def test_a_connection_lost_while_it_connects_changes_nothing_that_it_finds_out(store, nth, monkeypatch):
+    """Under another identity it would not meet the locks of those who connected before."""
+    asked = []
+
+    async def lose(self, sql):
+        asked.append(sql.text)
+        if len(asked) == nth:
+            raise StoreUnavailable("gone")
+        return await once(self, sql)
+
+    once = Connections.once
+    other = store.again()
+    monkeypatch.setattr(Connections, "once", lose)
+    with pytest.raises(StoreUnavailable):
+        await other.connect()
+    await other.close()
+    await other.connect()
+    await other.close()
+    assert other.capabilities == store.adapter.capabilities
 
 
 async def test_a_database_in_memory():

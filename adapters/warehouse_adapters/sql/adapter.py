@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from warehouse import conditions, updates
 from warehouse.adapter import Capabilities, EntityInfo, Outcome, PreparedId, Query, Request, UnitSettings
 from warehouse.config import AdapterSettings
-from warehouse.errors import ConfigError, InvalidOperation, StoreError, UnknownEntity
+from warehouse.errors import ConfigError, InvalidOperation, StoreError, TransientError, UnknownEntity
 from warehouse.operations import AdapterType
 from warehouse.records import Entity, Record
 from warehouse_adapters.sql import postgres, statements
@@ -182,6 +182,8 @@ class SqlAdapter:
             return False
         try:
             rows = await self._pool.once(Sql(self._backend.prepares))
+        except TransientError:
+            raise
         except StoreError:
             return False
         return rows[:1] != [("0",)]
@@ -192,6 +194,8 @@ class SqlAdapter:
         for question in self._backend.identity[:-1]:
             try:
                 return str((await self._pool.once(Sql(question)))[0][0])
+            except TransientError:
+                raise  # who took the next answer would not meet the others' locks
             except StoreError:
                 continue  # not permitted, or not known here
         return str((await self._pool.once(Sql(self._backend.identity[-1])))[0][0])
