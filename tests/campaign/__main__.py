@@ -9,6 +9,7 @@ import argparse
 import secrets
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -29,6 +30,7 @@ _ROUND = 120.0  # seconds
 
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended
     seed = secrets.randbelow(10**9) if chosen.seed is None else chosen.seed
     campaign = Campaign(_command(chosen, seed))
     print(campaign.command, flush=True)

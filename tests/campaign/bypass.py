@@ -11,6 +11,7 @@ from typing import Any
 
 from campaign.history import Log
 from campaign.layout import Layout, records_of
+from campaign.processes import is_over
 from campaign.vaults import VAULTS, Vault
 
 _PAUSE = 0.02  # seconds
@@ -21,7 +22,7 @@ def main(config: dict[str, Any]) -> None:
     log = Log(folder / "history-bypass.jsonl", "bypass")
     chance = random.Random(f"{config['seed']} bypass")
     vaults: dict[str, Vault] = {}
-    while not (folder / "stop").exists():
+    while not is_over(config):
         tag = chance.choice(list(config["urls"]))
         group = chance.choice(records_of(tag))
         try:

@@ -8,11 +8,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _GRACE = 90  # seconds in which a process must end when it is told to stop
+
+
+def is_over(config: Mapping[str, Any]) -> bool:
+    """Whether a process of the round is to end: it was told so, or whoever started it is gone."""
+    return (Path(config["folder"]) / "stop").exists() or os.getppid() != config["parent"]
 
 
 class Crew:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections import Counter
@@ -148,6 +149,7 @@ def _config(
     return {
         "records": layout.records,
         "folder": str(folder),
+        "parent": os.getpid(),
         "seed": plan.seed,
         "urls": urls,
         "warehouse": {

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from campaign.history import Log, Type
 from campaign.layout import GROUPS, PREPARING, TAGS, Layout
+from campaign.processes import is_over
 from warehouse import AsyncWarehouse, OutcomeUnknown, TransactionConflict, WarehouseError
 
 _READS = 0.25  # this share of what a writer does
@@ -31,10 +32,10 @@ class Writer:
         self.random = random.Random(f"{config['seed']} {os.getpid()} {number}")
         self.warehouse = warehouse
         self.log = Log(Path(config["folder"]) / f"history-{os.getpid()}.jsonl", f"{os.getpid()}.{number}")
-        self.stop = Path(config["folder"]) / "stop"
+        self.config = config
 
     async def run(self) -> None:
-        while not self.stop.exists():
+        while not is_over(self.config):
             if self.random.random() >= _READS:
                 await self.write()
             elif self.random.random() < 0.5:
@@ -152,7 +153,7 @@ async def main(config: dict[str, Any], writers: int) -> None:
             await warehouse.open()
             break
         except WarehouseError:  # a server is down
-            if (Path(config["folder"]) / "stop").exists():
+            if is_over(config):
                 return
             await asyncio.sleep(0.1)
     async with warehouse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 
 import anyio
 
@@ -23,6 +24,15 @@ _log = logging.getLogger("warehouse")
 _AT_ONCE = 8
 # What could not be ended is tried again after so many seconds: a multiple of the usual back-off.
 _PATIENCE = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """When a transaction is tried again that could not be ended, and why it could not."""
+
+    tries: int
+    due: float
+    text: str
 
 
 class _UnderWay:
@@ -50,7 +60,7 @@ class Recovery:
         self._lock_timeout = lock_timeout
         self._watch = Watch()
         self._leftovers = Leftovers(registry, lease)
-        self._later: dict[str, tuple[int, float]] = {}
+        self._later: dict[str, _Later] = {}
         self._under_way: dict[str, _UnderWay] = {}
 
     async def run(self) -> None:
@@ -124,7 +134,8 @@ class Recovery:
         return owner == self._lease.owner or self._watch.is_dead(owner)
 
     def _is_due(self, claim: Claim) -> bool:
-        return time.monotonic() >= self._later.get(claim.transaction_id, (0, 0.0))[1]
+        later = self._later.get(claim.transaction_id)
+        return later is None or time.monotonic() >= later.due
 
     async def _end(self, claim: Claim, limit: anyio.CapacityLimiter, out: list[Recovered]) -> None:
         active, name = self._lease.active, claim.transaction_id
@@ -167,12 +178,20 @@ class Recovery:
         return ended
 
     def _not_yet(self, claim: Claim, error: Exception) -> Recovered:
-        tries = self._later.get(claim.transaction_id, (0, 0.0))[0] + 1
-        self._later[claim.transaction_id] = (tries, time.monotonic() + _PATIENCE * back_off(tries))
-        _log.warning(
-            "transaction %s cannot be ended yet: %s", claim.transaction_id, error, exc_info=_unforeseen(error)
+        before, text = self._later.get(claim.transaction_id), str(error)
+        tries = 1 if before is None else before.tries + 1
+        self._later[claim.transaction_id] = _Later(
+            tries, time.monotonic() + _PATIENCE * back_off(tries), text
         )
-        return Recovered(transaction_id=claim.transaction_id, status=None, error=str(error))
+        news = before is None or before.text != text
+        _log.log(
+            logging.WARNING if news else logging.DEBUG,
+            "transaction %s cannot be ended yet: %s",
+            claim.transaction_id,
+            text,
+            exc_info=_unforeseen(error),
+        )
+        return Recovered(transaction_id=claim.transaction_id, status=None, error=text)
 
 
 def _unforeseen(error: Exception) -> bool:
