@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
@@ -11,6 +12,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from servers import Server
+from servers.places import database
 from warehouse import AsyncWarehouse
 from warehouse_adapters.sql.postgres import PsycopgLink
 
@@ -102,3 +104,37 @@ async def test_a_value_that_another_transaction_claims_is_waited_for(rows: Rows)
     assert [step.status for step in result.step_results.values()] == ["compensated", "failed"]
     await rows.connection.execute("ROLLBACK")
     assert (await rows.insert(1, 2)).ok
+
+
+@pytest.mark.parametrize("way", ["sequential", "again"])
+async def test_each_insert_goes_to_its_own_store(postgres: Server, way: str) -> None:
+    """Two databases with the same table, staged one after the other: as asked, or because the first try had to wait."""
+    with database(postgres) as one, database(postgres) as two:
+        urls = {"one": one, "two": two}
+        connections = {tag: await _connect(url) for tag, url in urls.items()}
+        for connection in connections.values():
+            await connection.execute("CREATE TABLE things (id int PRIMARY KEY)")
+        adapters = {tag: {"adapter": "sql", "url": url} for tag, url in urls.items()}
+        async with AsyncWarehouse(journal={"url": "memory://"}, adapters=adapters) as warehouse:
+            steps = [
+                {"operation": "insert", "from": {"tag": tag, "entity": "things"}, "data": {"id": number}}
+                for number, tag in enumerate(urls)
+            ]
+            if way == "again":
+                await connections["two"].execute("BEGIN")
+                await connections["two"].execute("INSERT INTO things VALUES (1)")
+                running = asyncio.ensure_future(warehouse.transaction(steps))
+                await asyncio.sleep(0.5)
+                await connections["two"].execute("ROLLBACK")
+                result = await running
+            else:
+                result = await warehouse.transaction(steps, concurrency="sequential")
+            assert result.ok
+        for number, connection in enumerate(connections.values()):
+            assert await (await connection.execute("SELECT id FROM things")).fetchall() == [(number,)]
+            await connection.close()
+
+
+async def _connect(url: str) -> psycopg.AsyncConnection[Any]:
+    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    return await psycopg.AsyncConnection.connect(plain, autocommit=True)

@@ -136,12 +136,14 @@ class Run:
             state.duration += time.monotonic() - began
 
     async def execute_together(self, steps: Sequence[AnyStep]) -> bool:
-        """Execute the steps of one store in one round trip, where store and steps allow it.
+        """Execute steps in one round trip, where all are of one store, and it and they allow it.
 
         False: nothing was done, or something failed and was rolled back: execute them one by one.
         """
         plain = [step for step in steps if isinstance(step, Step) and self._is_plain(step)]
         if not 1 < len(plain) <= self.options.max_records or self.units or len(plain) < len(steps):
+            return False
+        if len({step.store for step in plain}) > 1:
             return False
         began = time.monotonic()
         done: list[StepChanges] | None
