@@ -91,8 +91,9 @@ async def test_the_step_that_failed_is_named(rows: Rows, together: list[int], ba
 
 async def test_what_needs_a_look_in_between_goes_one_by_one(rows: Rows, together: list[int]) -> None:
     assert (await rows.insert(1, 2, step_timeout=5.0)).ok
-    assert (await rows.insert(3)).ok
     assert together == []
+    assert (await rows.insert(3)).ok
+    assert together == [1]
     assert await rows.all() == [1, 2, 3]
 
 

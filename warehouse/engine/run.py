@@ -10,7 +10,7 @@ from typing import Any, cast
 import anyio
 
 from warehouse import conditions
-from warehouse.adapter import PreparedId, Query, StepChanges, TogetherUnit, UnitSettings
+from warehouse.adapter import PreparedId, Query, Request, StepChanges, TogetherUnit, UnitSettings
 from warehouse.engine.compensate import Done, Terms
 from warehouse.engine.dependencies import in_order
 from warehouse.engine.lease import Lease
@@ -65,6 +65,7 @@ class Run:
         self.idempotency: Idempotency | None = None
         self.journaled = False
         self.alone: list[OpenUnit] = []  # what committed without the journal
+        self.lone = False  # it has one step, and needs no protocol
         self.started = started
         self.began = time.time()
         self.since = Moment()
@@ -178,10 +179,19 @@ class Run:
             step.participant.adapter.check(request)
         opened = await self.open(step.participant)
         opened.steps.append(state)
-        done = await opened.unit.execute(request, savepoint=step.operation.allow_fail)
+        done = await self._execute_lone(opened, step, request)
+        if done is None:
+            done = await opened.unit.execute(request, savepoint=step.operation.allow_fail)
         _check_expectation(step, done.affected)
         state.done, state.status = done, "executed"
         self._check_size()
+
+    async def _execute_lone(self, opened: OpenUnit, step: Step, request: Request) -> StepChanges | None:
+        """Execute the only step of a transaction in the round trip that begins it; None where it does not allow it."""
+        if not self.lone or not self._is_plain(step):
+            return None
+        done = await cast("TogetherUnit", opened.unit).execute_together([request])
+        return None if done is None else done[0]
 
     def time_is_up(self, state: StepState) -> StepFailed:
         """Mark a step as the one that the transaction's time-out interrupted, or kept from running."""

@@ -98,6 +98,7 @@ async def _attempt(
 ) -> StepFailed | TransactionConflict | None:
     """Stage and conclude once; what kept it from taking effect, or None where the run has ended."""
     alone = acts_alone(steps)
+    run.lone = alone and len(steps) == 1
     if not alone or run.idempotency is not None or run.pattern == "two_phase_commit":  # it is journaled
         run.since = await run.lease.trailing.moment()
     if not alone:

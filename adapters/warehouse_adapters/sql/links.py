@@ -71,8 +71,8 @@ class Link(ABC):
         except Exception as error:
             raise self._translated(error) from error
 
-    async def begin_with(self, lock_timeout: float, statements: Sequence[Sql]) -> list[Rows]:
-        """Begin, and run `statements`, in one round trip: only where the dialect says `together`."""
+    async def begin_with(self, lock_timeout: float, statements: Sequence[Sql]) -> tuple[str, list[Rows]]:
+        """As `begin`, and run `statements`, in one round trip: only where the dialect says `together`."""
         raise NotImplementedError
 
     async def commit(self) -> None:

@@ -205,17 +205,19 @@ class PsycopgLink(Link):
         await cursor.execute(text, params)
         return await cursor.fetchall() if cursor.pgresult.nfields else ()
 
-    async def begin_with(self, lock_timeout: float, statements: Sequence[Sql]) -> list[Rows]:
-        """Begin a transaction and run `statements` in it, all in one round trip; their rows."""
+    async def begin_with(self, lock_timeout: float, statements: Sequence[Sql]) -> tuple[str, list[Rows]]:
+        """Begin a transaction and run `statements` in it, all in one round trip; its token, and their rows."""
         try:
             await self._set_lock_timeout(lock_timeout)
-            while len(self._cursors) < len(statements):
+            while len(self._cursors) <= len(statements):
                 self._cursors.append(self._driver.cursor())
+            asking, *cursors = self._cursors[: len(statements) + 1]
             async with self._driver.pipeline():
                 await self._cursor.execute(_BEGIN)
-                for cursor, sql in zip(self._cursors, statements, strict=False):
+                await asking.execute(_TOKEN)
+                for cursor, sql in zip(cursors, statements, strict=True):
                     await cursor.execute(sql.text, sql.params)
-            return [await cursor.fetchall() for cursor in self._cursors[: len(statements)]]
+            return str((await asking.fetchone())[0]), [await cursor.fetchall() for cursor in cursors]
         except Exception as error:
             raise self._translated(error) from error
 

@@ -75,7 +75,7 @@ class SqlUnit:
         self._over = True  # until all of it has succeeded
         texts = [inserts.statement(self._dialect, table, request) for table, request in pairs]
         link = self._link = await self._connections.acquire()
-        rows = await link.begin_with(self._settings.lock_timeout, texts)
+        self.token, rows = await link.begin_with(self._settings.lock_timeout, texts)
         made = zip(pairs, rows, strict=True)
         done = [inserts.change(table, request, table.records(some)) for (table, request), some in made]
         self._work, self._over = Work(link, self._dialect, self._table), False
