@@ -8,6 +8,7 @@ from typing import Any
 from warehouse import conditions
 from warehouse.adapter import Capabilities, EntityInfo
 from warehouse.conditions import Condition
+from warehouse.engine.references import is_flat
 from warehouse.errors import ConfigError, InvalidOperation, UnknownField, did_you_mean
 from warehouse.operations import Insert, Source, StoreOperation, Upsert
 from warehouse.records import ABSENT, get, overlaps
@@ -17,16 +18,13 @@ from warehouse.updates import Assignment
 
 def check_records(operation: Insert | Upsert) -> None:
     """Refuse records whose fields could not be told apart from paths and operators."""
+    known: set[tuple[str, ...]] = set()  # most records have the same fields
     for record in operation.records:
-        for name, value in record.items():
-            if not name or name.startswith("$") or "\0" in name:
-                raise InvalidOperation(f"{name!r} is no field name", field="data")
-            if "." in name:
-                raise InvalidOperation(
-                    "a record's field cannot have a dot in its name",
-                    field=name,
-                    hint="write what is nested as a nested mapping",
-                )
+        names = tuple(record)
+        if names not in known:
+            _check_fields(names)
+            known.add(names)
+        for name, value in () if is_flat(record) else record.items():
             if isinstance(value, dict):
                 if any(str(key).startswith("$") for key in value):
                     _check_value(name, value)
@@ -35,6 +33,18 @@ def check_records(operation: Insert | Upsert) -> None:
         for path in operation.update_fields or ():
             if any(get(record, path) is ABSENT for record in operation.records):
                 raise InvalidOperation("a record lacks this one of its update_fields", field=path)
+
+
+def _check_fields(names: Iterable[str]) -> None:
+    for name in names:
+        if not name or name.startswith("$") or "\0" in name:
+            raise InvalidOperation(f"{name!r} is no field name", field="data")
+        if "." in name:
+            raise InvalidOperation(
+                "a record's field cannot have a dot in its name",
+                field=name,
+                hint="write what is nested as a nested mapping",
+            )
 
 
 def _check_names(path: str, value: Any) -> None:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
 from types import NoneType
 from typing import Any, Final, Literal
+from uuid import UUID
 
 from warehouse.errors import InvalidOperation
 from warehouse.records import ABSENT, Record, get
@@ -17,6 +20,12 @@ from warehouse.records import ABSENT, Record, get
 # Most values are these, and to ask whether something is a Mapping is slow.
 _SCALARS: Final = (str, int, float, bytes, NoneType)
 _MAPPINGS: Final = (dict, Mapping)
+_FLAT: Final = frozenset({*_SCALARS, bool, Decimal, UUID, datetime, date, time})
+
+
+def is_flat(record: Any) -> bool:
+    """Whether it is a mapping of plain values, with nothing inside that could stand for something else."""
+    return type(record) is dict and len(record) != 1 and _FLAT.issuperset(map(type, record.values()))
 
 
 def references(value: Any) -> Iterator[str]:
@@ -31,7 +40,8 @@ def references(value: Any) -> Iterator[str]:
                 yield from references(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from references(item)
+            if not is_flat(item):
+                yield from references(item)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +106,8 @@ def substitute(value: Any, lookup: Callable[[str], Any], *, wrapped: bool = Fals
     """
     if isinstance(value, _SCALARS):
         return value
+    if is_flat(value):
+        return dict(value)
     if isinstance(value, _MAPPINGS):
         if len(value) == 1 and ("$ref" in value or "$literal" in value):
             found = lookup(value["$ref"]) if "$ref" in value else value["$literal"]

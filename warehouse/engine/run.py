@@ -187,7 +187,7 @@ class Run:
         self._check_size()
 
     async def _execute_lone(self, opened: OpenUnit, step: Step, request: Request) -> StepChanges | None:
-        """Execute the only step of a transaction in the round trip that begins it; None where it does not allow it."""
+        """Execute the only step of a transaction in the round trip that begins it; None where that cannot be."""
         if not self.lone or not self._is_plain(step):
             return None
         done = await cast("TogetherUnit", opened.unit).execute_together([request])

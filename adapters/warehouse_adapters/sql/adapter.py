@@ -99,9 +99,12 @@ class SqlAdapter:
         render(dialect, table, request.where)
         for item in request.assignments:
             statements.check_assignment(dialect, table, item)
+        alike: dict[tuple[str, ...], list[Record]] = {}
         for record in request.records:
-            for name, value in record.items():
-                dialect.bind(table.column(name), value)
+            alike.setdefault(tuple(record), []).append(record)
+        for names, records in alike.items():
+            for name in names:
+                dialect.bind_all(table.column(name), [record[name] for record in records])
 
     def unit(self, settings: UnitSettings) -> SqlUnit:
         """See `Adapter.unit`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import NoneType
 from typing import Any, ClassVar
 
 from sqlalchemy import types
@@ -11,7 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from warehouse.conversions import refusal
 from warehouse_adapters.sql import values
-from warehouse_adapters.sql.limits import limit_of
+from warehouse_adapters.sql.limits import limit_of, within
 from warehouse_adapters.sql.tables import Column, Kind, Sql
 
 
@@ -136,6 +137,19 @@ class Dialect(ABC):
         if values.is_numeric(column) and not self.dynamic:
             value = values.number(column, value, stored=stored)
         return self._adapt(column, value)
+
+    def bind_all(self, column: Column, values: Sequence[Any]) -> Sequence[Any]:
+        """What `bind` makes of each, to be written; many at once where the driver takes all of them as they are."""
+        if len(values) > 1 and self._takes_all(column, values):
+            return values
+        return [self.bind(column, value) for value in values]
+
+    def _takes_all(self, column: Column, values: Sequence[Any]) -> bool:
+        """Whether all are of the column's plain type (or null), and within its limit, looked at together."""
+        kinds = set(map(type, values))
+        if not kinds <= {self.plain.get(column.kind), NoneType}:
+            return False
+        return column.limit is None or within(column.limit, kinds, values)
 
     def _check_limit(self, column: Column, value: Any) -> None:
         if column.limit is not None and (reason := column.limit(value)) is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from decimal import Decimal
+from types import NoneType
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
@@ -52,7 +55,7 @@ def limit_of(declared: Any, dialect: str) -> Limit | None:
         case types.DateTime() | types.Time():
             return _moment(declared, dialect)
         case types.String() if not isinstance(declared, mysql.SET):
-            return _text(declared.length, dialect)
+            return TextLimit(declared.length, dialect)
     return None
 
 
@@ -68,13 +71,32 @@ def _integer(declared: Any) -> Limit | None:
         return None
     unsigned = bool(getattr(declared, "unsigned", False))
     low, high = (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return IntegerLimit(low, high)
 
-    def check(value: Any) -> str | None:
-        if isinstance(value, int | float | Decimal) and not low <= value <= high:
-            return f"the column takes integers from {low} to {high}"
+
+@dataclass(frozen=True)
+class IntegerLimit:
+    """Numbers from `low` to `high`."""
+
+    low: int
+    high: int
+
+    def __call__(self, value: Any) -> str | None:
+        if isinstance(value, int | float | Decimal) and not self.low <= value <= self.high:
+            return f"the column takes integers from {self.low} to {self.high}"
         return None
 
-    return check
+    def takes_all(self, values: Sequence[int]) -> bool:
+        """Whether it takes all of these, looked at together."""
+        return self.low <= min(values) and max(values) <= self.high
+
+
+def within(limit: Limit, kinds: AbstractSet[type], values: Sequence[Any]) -> bool:
+    """Whether a limit that can look at many together takes these, of the types `kinds`; nulls are no matter."""
+    if not isinstance(limit, IntegerLimit | TextLimit):
+        return False
+    some = [value for value in values if value is not None] if NoneType in kinds else values
+    return not some or limit.takes_all(some)
 
 
 def _decimal(precision: int | None, scale: int | None) -> Limit | None:
@@ -102,19 +124,30 @@ def _places(number: Decimal) -> int:
     return -(int(exponent) + zeros)
 
 
-def _text(length: int | None, dialect: str) -> Limit:
-    def check(value: Any) -> str | None:
+@dataclass(frozen=True)
+class TextLimit:
+    """Text that the store can keep: of so many characters, and in PostgreSQL without NUL."""
+
+    length: int | None
+    dialect: str
+
+    def __call__(self, value: Any) -> str | None:
         if not isinstance(value, str):
             return None
-        if dialect == "PostgreSQL" and "\0" in value:
+        if self.dialect == "PostgreSQL" and "\0" in value:
             return "text has no NUL there"
         if not value.isascii() and _is_broken(value):
             return "it has a lone surrogate"
-        if length is not None and len(value) > length:
-            return f"the column takes {length} characters, and these are {len(value)}"
+        if self.length is not None and len(value) > self.length:
+            return f"the column takes {self.length} characters, and these are {len(value)}"
         return None
 
-    return check
+    def takes_all(self, values: Sequence[str]) -> bool:
+        """Whether it takes all of these, looked at together; False means only that each must be looked at."""
+        together = "".join(values)
+        if not together.isascii() or "\0" in together:
+            return False
+        return self.length is None or max(map(len, values)) <= self.length
 
 
 def _is_broken(text: str) -> bool:
@@ -177,7 +210,7 @@ def _json(value: Any, dialect: str) -> str | None:
     if isinstance(value, list | tuple):
         return next((found for item in value if (found := _json(item, dialect)) is not None), None)
     if isinstance(value, str):
-        return _text(None, dialect)(value)
+        return TextLimit(None, dialect)(value)
     return None
 
 
@@ -193,11 +226,11 @@ def _sqlite(declared: Any) -> Limit | None:
     if isinstance(declared, types.JSON):
         return _sqlite_json
     if not isinstance(declared, types.Numeric | types.Integer):
-        return _text(None, "SQLite")
+        return TextLimit(None, "SQLite")
 
     def check(value: Any) -> str | None:
         if not isinstance(value, Decimal):
-            return _text(None, "SQLite")(value)
+            return TextLimit(None, "SQLite")(value)
         if value.is_finite() and Decimal(repr(float(value))) != value:
             return "the column keeps it as a double, with 15 to 17 digits"
         return None

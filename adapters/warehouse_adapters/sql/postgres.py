@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import count
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from sqlalchemy import types
 from sqlalchemy.dialects.postgresql import CITEXT, JSONB
@@ -34,6 +34,7 @@ class PostgreSQL(Dialect):
     one_statement = True
     together = True
     text_json = False
+    plain: ClassVar = {**Dialect.plain, "boolean": bool}
 
     def _written(self, kind: Kind, declared: Any) -> str:
         return f"CAST(%s AS {self._compile_type(declared)})" if kind == "array" else "%s"

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from types import NoneType
 from typing import Any, ClassVar, Final
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from warehouse import conditions
 from warehouse.records import ABSENT, get
 from warehouse_adapters.sql import values
 from warehouse_adapters.sql.dialects import Dialect, pattern_parts
+from warehouse_adapters.sql.limits import IntegerLimit, TextLimit, within
 from warehouse_adapters.sql.links import Link, Rows
 from warehouse_adapters.sql.prepared import Prepared
 from warehouse_adapters.sql.tables import Column, Kind, Sql
@@ -25,6 +27,8 @@ _SLICE_MS: Final = 50
 # A function of ours, by which SQLite asks the reference for what it cannot evaluate itself.
 _TEST: Final = "warehouse_test"
 _INT64: Final = range(-(2**63), 2**63)
+_INTEGERS: Final = IntegerLimit(-(2**63), 2**63 - 1)
+_TEXT: Final = TextLimit(None, "SQLite")
 
 
 class SQLite(Dialect):
@@ -89,6 +93,14 @@ class SQLite(Dialect):
 
     def now(self, column: Column) -> Sql:
         return Sql("?", (self._adapt(column, datetime.now(UTC)),))
+
+    def _takes_all(self, column: Column, values: Sequence[Any]) -> bool:
+        kinds = set(map(type, values))
+        if column.kind == "json" or len(kinds - {NoneType}) > 1:
+            return False
+        if kinds <= {int, NoneType}:
+            return within(_INTEGERS, kinds, values)
+        return kinds <= {str, NoneType} and within(_TEXT, kinds, values)
 
     def _fits(self, column: Column, value: Any) -> bool:
         return values.fits(column, value) if column.kind == "json" else isinstance(value, self._SCALARS)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from warehouse.adapter import Query
@@ -98,9 +99,10 @@ def insert(
         text = _insert_text(dialect, table, columns, len(records), override)
         if len(records) == 1:
             table.inserts[shape] = text
-    return Sql(
-        text, tuple(dialect.bind(column, record[column.name]) for record in records for column in columns)
-    )
+    if len(records) == 1:
+        return Sql(text, tuple(dialect.bind(column, records[0][column.name]) for column in columns))
+    bound = [dialect.bind_all(column, [record[column.name] for record in records]) for column in columns]
+    return Sql(text, tuple(chain.from_iterable(zip(*bound, strict=True))))
 
 
 def _insert_text(
