@@ -109,7 +109,7 @@ async def test_a_value_that_another_transaction_claims_is_waited_for(rows: Rows)
 
 @pytest.mark.parametrize("way", ["sequential", "again"])
 async def test_each_insert_goes_to_its_own_store(postgres: Server, way: str) -> None:
-    """Two databases with the same table, staged one after the other: as asked, or because the first try had to wait."""
+    """Two databases with the same table, staged one after the other: as asked, or since the first try had to wait."""
     with database(postgres) as one, database(postgres) as two:
         urls = {"one": one, "two": two}
         connections = {tag: await _connect(url) for tag, url in urls.items()}

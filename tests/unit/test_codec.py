@@ -158,6 +158,6 @@ def test_a_key_is_encoded_as_ever():
     """Locks are made of it: those in journals that are there must stay what they are."""
     key = {"b": Decimal("1.50"), "a": {"entity": "User", "key": {"id": 1}}, "c": "x"}
     pairs = [["a", key["a"]], ["b", key["b"]], ["c", "x"]]
-    assert codec.encode_key(("store", "record", "things"), key) == codec.encode(
+    assert codec.encode_head(("store", "record", "things")) + codec.encode_pairs(key) == codec.encode(
         ["store", "record", "things", pairs]
     )

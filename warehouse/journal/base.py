@@ -6,11 +6,12 @@ import hashlib
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Protocol, TypeAlias
 
 from warehouse.actions import Called
 from warehouse.errors import TransactionConflict, WarehouseError
-from warehouse.journal.codec import encode_key
+from warehouse.journal.codec import encode_head, encode_pairs
 from warehouse.journal.rows import pack
 from warehouse.records import Change, Entity, Key
 from warehouse.results import Pattern, State
@@ -176,8 +177,14 @@ def locks(store: str, changes: Iterable[Change]) -> dict[Lock, tuple[Entity, Key
 
 def lock(store: str, entity: Entity, key: Key) -> Lock:
     """What stands for one record (or one unique value) in the journal: 16 bytes, equal for equal keys."""
-    content = encode_key((store, entity.kind, entity.name), key)
-    return hashlib.blake2b(content, digest_size=16).digest()
+    digest = _begun(store, entity).copy()
+    digest.update(encode_pairs(key))
+    return digest.digest()
+
+
+@lru_cache(maxsize=256)
+def _begun(store: str, entity: Entity) -> hashlib.blake2b:
+    return hashlib.blake2b(encode_head((store, entity.kind, entity.name)), digest_size=16)
 
 
 class Journal(Protocol):

@@ -22,6 +22,7 @@ T = TypeVar("T")
 _BASE: Final = 0x57_4800_00
 _NAMED: Final = _BASE + 100
 _PLAIN: Final = (type(None), bool, int, float, str, bytes)
+_LIST: Final = 0x80  # how CBOR begins a list of up to 23 items
 # What foreign bytes make the decoders of all these types raise.
 _UNREADABLE: Final = (
     *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, MemoryError),
@@ -48,10 +49,18 @@ def encode(value: Any) -> bytes:
     return cbor2.dumps(_pack(value))
 
 
-def encode_key(head: Sequence[str], key: Mapping[str, Any]) -> bytes:
-    """As `encode([*head, pairs])` with the pairs of `key` by name, but faster: there is one for each record."""
+def encode_head(head: Sequence[str]) -> bytes:
+    """What `encode([*head, pairs])` begins with, up to the pairs of `encode_pairs`."""
+    return bytes([_LIST | (len(head) + 1)]) + b"".join(map(cbor2.dumps, head))
+
+
+def encode_pairs(key: Mapping[str, Any]) -> bytes:
+    """As `encode` of the pairs of `key` by name, but faster: there is one for each record."""
+    if len(key) == 1:
+        ((name, value),) = key.items()
+        return cbor2.dumps([[name, value if type(value) in _PLAIN else _pack(value)]])
     pairs = [[name, value if type(value) in _PLAIN else _pack(value)] for name, value in sorted(key.items())]
-    return cbor2.dumps([*head, pairs])
+    return cbor2.dumps(pairs)
 
 
 def decode(data: bytes) -> Any:

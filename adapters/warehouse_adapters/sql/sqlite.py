@@ -100,6 +100,8 @@ class SQLite(Dialect):
             return False
         if kinds <= {int, NoneType}:
             return within(_INTEGERS, kinds, values)
+        if kinds <= {bool, NoneType}:
+            return True
         return kinds <= {str, NoneType} and within(_TEXT, kinds, values)
 
     def _fits(self, column: Column, value: Any) -> bool:
