@@ -57,6 +57,9 @@ class PlanningStore(Protocol):
 def freeze(value: Any) -> Any:
     """A hashable stand-in for a key or value: equal exactly if the values are, by type."""
     if isinstance(value, dict):
+        if len(value) == 1:
+            ((name, item),) = value.items()
+            return ((name, freeze(item)),)
         return tuple(sorted((name, freeze(item)) for name, item in value.items()))
     if isinstance(value, list | tuple):
         return tuple(freeze(item) for item in value)

@@ -204,9 +204,7 @@ class Archive:
         named = replace(options, name=f"undo {entry.transaction_id}")
         run = Run(named, self._lease, "staged", time.monotonic())
         # The last step is undone first, and takes the first place in the order of this transaction.
-        steps = [
-            (replace(step, index=place), changes) for place, (step, changes) in enumerate(reversed(made))
-        ]
+        steps = [(step.moved(place), changes) for place, (step, changes) in enumerate(reversed(made))]
         reached = [(step, await reach(self._registry, step), changes) for step, changes in steps]
         reversal = Reversal(run, reached, on_conflict)
         try:

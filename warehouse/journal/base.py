@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Collection, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Protocol, TypeAlias
@@ -49,6 +50,12 @@ class EntryStep:
         """The step with nothing of one record."""
         left = tuple(item for item in self.changes if lock(self.store, item.entity, item.key) != record)
         return replace(self, changes=left)
+
+    def moved(self, index: int) -> EntryStep:
+        """The same step at another place; as `replace`, but its changes are not packed again."""
+        out = copy(self)
+        object.__setattr__(out, "index", index)
+        return out
 
     def locks(self) -> dict[Lock, tuple[Entity, Key]]:
         """The locks of its changes, each with what it stands for."""

@@ -21,7 +21,8 @@ T = TypeVar("T")
 # Where our tags begin: inside the range that IANA leaves to first-come use, above the registered ones.
 _BASE: Final = 0x57_4800_00
 _NAMED: Final = _BASE + 100
-_PLAIN: Final = (type(None), bool, int, float, str, bytes)
+_PLAIN: Final = frozenset({type(None), bool, int, float, str, bytes})
+_NAMES: Final = frozenset({str, int})
 _LIST: Final = 0x80  # how CBOR begins a list of up to 23 items
 # What foreign bytes make the decoders of all these types raise.
 _UNREADABLE: Final = (
@@ -76,9 +77,11 @@ def _pack(value: Any) -> Any:
     if kind in _PLAIN:
         return value
     if kind is dict:
+        if _PLAIN.issuperset(map(type, value.values())) and _NAMES.issuperset(map(type, value)):
+            return value
         return {_pack_key(name): _pack(item) for name, item in value.items()}
     if kind is list:
-        return [_pack(item) for item in value]
+        return value if _PLAIN.issuperset(map(type, value)) else [_pack(item) for item in value]
     if kind in _encoders:
         tag, convert = _encoders[kind]
         return cbor2.CBORTag(tag, convert(value))
@@ -97,6 +100,15 @@ def _pack_key(name: Any) -> Any:
 
 
 def _unpack(value: Any) -> Any:
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is dict:
+        if _PLAIN.issuperset(map(type, value.values())):
+            return value
+        return {name: _unpack(item) for name, item in value.items()}
+    if kind is list:
+        return value if _PLAIN.issuperset(map(type, value)) else [_unpack(item) for item in value]
     if isinstance(value, cbor2.CBORTag):
         if value.tag == _NAMED:
             name, content = value.value
@@ -106,7 +118,7 @@ def _unpack(value: Any) -> Any:
         return _decoders[value.tag](value.value)
     if isinstance(value, Mapping):
         return {name: _unpack(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, tuple):
         return [_unpack(item) for item in value]
     return value
 
