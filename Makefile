@@ -34,9 +34,9 @@ test: $(INSTALLED) ## Check style and types, and run all tests on real servers
 	$(MAKE) --no-print-directory lint
 	$(BIN)/pytest $(ARGS)
 
-bench: $(INSTALLED) ## Measure against the drivers, on real servers
-	$(SERVERS) run postgres -- $(BIN)/python -m benchmarks.three_inserts
-	$(SERVERS) run postgres mariadb mongo neo4j -- $(BIN)/python -m benchmarks.many_records
+bench: $(INSTALLED) ## Measure against the drivers, on real servers; WRITE=1 the page, CHECK=1 the targets, ONLY=name
+	$(SERVERS) ensure $(filter-out redis,$(TESTED))
+	$(BIN)/python -m benchmarks $(if $(WRITE),--write) $(if $(CHECK),--check) $(if $(ONLY),--only '$(ONLY)')
 
 campaign: $(INSTALLED) ## Attack it: SIMULATIONS=10000 seeds, then MINUTES=5 on real servers; REPORT= page, SEED=
 	$(SERVERS) ensure $(TESTED)

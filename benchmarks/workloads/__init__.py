@@ -1,0 +1,1 @@
+"""What is compared: each module has workloads of one kind."""
