@@ -65,12 +65,13 @@ def _of_failed(world: World, there: set[Place], entry: Entry | None) -> list[str
 def _told_too_much(world: World, attempt: Attempt, state: str) -> bool:
     """Whether residue was told that is none.
 
-    An owner that was paused beyond its lease, and comes back when all has been undone and somebody else has changed
-    the record since, cannot tell what is undone from what is left.
+    What could not be undone while a store was away is undone later. And an owner that was paused beyond its lease,
+    and comes back when all has been undone and somebody else has changed the record since, cannot tell what is
+    undone from what is left.
     """
     others = {place for other in world.attempts if other is not attempt for place in other.places}
     changed = not others.union(world.foreign).isdisjoint(attempt.places)
-    return (attempt.told, state) == ("failed", "compensated") and changed
+    return (attempt.told, state) == ("failed", "compensated") and (attempt.away or changed)
 
 
 def _of_records(world: World) -> list[str]:

@@ -36,12 +36,16 @@ Place = tuple[str, int]
 
 @dataclass(slots=True)
 class Attempt:
-    """A transaction: where it adds `1 << number`, and what its caller was told (`dead`: nothing any more)."""
+    """A transaction: where it adds `1 << number`, and what its caller was told (`dead`: nothing any more).
+
+    `away`: it was told that a store could not be reached to undo it.
+    """
 
     number: int
     places: tuple[Place, ...]
     pattern: str
     told: str = "dead"
+    away: bool = False
 
     @property
     def name(self) -> str:
@@ -169,7 +173,9 @@ class World:
         ]
         options: Any = {"name": attempt.name, "pattern": attempt.pattern}
         try:
-            told: str = (await warehouse.transaction(operations, **options)).status
+            result = await warehouse.transaction(operations, **options)
+            told: str = result.status
+            attempt.away = any(item.reason == "unreachable" for item in result.residue)
         except OutcomeUnknown:
             told = "unknown"
         except WarehouseError:
