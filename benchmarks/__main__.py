@@ -7,6 +7,7 @@ import asyncio
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -48,7 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = report.known_misses(report.PAGE.read_text(encoding="utf-8")) if report.PAGE.exists() else set()
     with _servers(needed) as running:
         urls = {name: server.url for name, server in running.items()}
-        figures = [_measured(kind, urls, chosen.seconds) for kind in workloads]
+        failed: list[str] = []
+        figures = [
+            figure
+            for kind in workloads
+            if (figure := _measured(kind, urls, chosen.seconds, failed)) is not None
+        ]
         if chosen.only.lower() in journals.RECOVERY.lower():
             with tempfile.TemporaryDirectory() as folder:
                 figures.append(journals.recovery(folder))
@@ -57,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parts = [asyncio.run(profile(urls)), asyncio.run(curves(urls))]
             titles = [f"{server.title} {server.version}" for server in running.values()]
             report.PAGE.write_text(report.page(figures, titles, parts), encoding="utf-8")
+    if failed:
+        sys.stdout.write(f"failed: {', '.join(failed)}\n")
+        return 1
     worse = [figure.name for figure in figures if figure.misses and figure.name not in known]
     if chosen.check and worse:
         sys.stdout.write(f"misses its target, and {report.PAGE} does not say so: {', '.join(worse)}\n")
@@ -93,9 +102,15 @@ def _servers(names: Sequence[str]) -> Iterator[dict[str, servers.ProcessServer]]
             server.remove()
 
 
-def _measured(kind: type[Workload], urls: dict[str, str], seconds: float) -> Figure:
+def _measured(kind: type[Workload], urls: dict[str, str], seconds: float, failed: list[str]) -> Figure | None:
+    """What came of it; one that fails keeps no other from being measured."""
     with tempfile.TemporaryDirectory() as folder:
-        figure = asyncio.run(_compared(kind(urls, folder), seconds))
+        try:
+            figure = asyncio.run(_compared(kind(urls, folder), seconds))
+        except Exception:  # noqa: BLE001 - it is printed
+            traceback.print_exc()
+            failed.append(kind.name)
+            return None
     _say(figure)
     return figure
 

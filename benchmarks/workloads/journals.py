@@ -29,6 +29,7 @@ def warehouse(folder: str, journal: str = "journal.db", **options: Any) -> Async
     return AsyncWarehouse(
         journal={"url": f"sqlite:///{folder}/{journal}", **options},
         adapters={tag: {"adapter": "sql", "url": f"sqlite:///{folder}/{tag}.db"} for tag in ("one", "two")},
+        transactions={"grace": 0.01},
     )
 
 
@@ -140,7 +141,7 @@ async def crash(folder: str, count: int) -> None:
     faults.fail("journal.finish", JournalUnavailable("gone"), times=None)
     for number in range(count):
         try:
-            await client.transaction(inserts(number), grace=0)
+            await client.transaction(inserts(number))
         except OutcomeUnknown:
             continue
         raise RuntimeError("it ended")
