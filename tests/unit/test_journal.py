@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from uuid import uuid4
@@ -26,6 +26,7 @@ from warehouse.config import JournalSettings
 from warehouse.journal import Entry, EntryStep, open_journal, schema, tables
 from warehouse.journal.base import Claim, RecordLocked, ReplyLost, Superseded, lock, locks
 from warehouse.journal.codec import encode
+from warehouse.journal.prepared import Prepared
 from warehouse.records import ABSENT, Change, Effect, Entity
 
 pytestmark = pytest.mark.anyio
@@ -455,6 +456,23 @@ async def test_at_once_nothing_is_lost(journal):
     assert await journal.locked([lock("store", THINGS, {"id": n}) for n in range(30)]) is None
 
 
+@contextmanager
+def before_statements(hook):
+    """Have `hook(connection, text)` called before each statement that is prepared."""
+
+    def text_of(self, connection):
+        found = original(self, connection)
+        hook(connection, found.text)
+        return found
+
+    original = Prepared._text
+    Prepared._text = text_of
+    try:
+        yield
+    finally:
+        Prepared._text = original
+
+
 async def test_a_record_that_came_and_went_during_a_decide_is_noticed(journal, url):
     """Counterexample C8, at its narrowest: between the look at the locks and the taking of them."""
     if not url.startswith("postgres"):
@@ -463,7 +481,7 @@ async def test_a_record_that_came_and_went_during_a_decide_is_noticed(journal, u
     seen = threading.Event()
     go = threading.Event()
 
-    def pause(connection, _, statement, *more):
+    def pause(connection, statement):
         if (
             threading.current_thread().name == "slow"
             and "warehouse_locks" in statement
@@ -472,7 +490,6 @@ async def test_a_record_that_came_and_went_during_a_decide_is_noticed(journal, u
             seen.set()
             go.wait(5)
 
-    sa.event.listen(journal._engine, "before_cursor_execute", pause)
     slow, fast = entry(step(1)), entry(step(1))
     ends = []
 
@@ -483,13 +500,14 @@ async def test_a_record_that_came_and_went_during_a_decide_is_noticed(journal, u
         except RecordLocked as error:
             ends.append(error)
 
-    thread = threading.Thread(target=run, name="slow")
-    thread.start()
-    await asyncio.to_thread(seen.wait, 5)
-    await journal.decide(fast, since)
-    await journal.finish(fast.claim, "completed", {})
-    go.set()
-    await asyncio.to_thread(thread.join)
+    with before_statements(pause):
+        thread = threading.Thread(target=run, name="slow")
+        thread.start()
+        assert await asyncio.to_thread(seen.wait, 5)
+        await journal.decide(fast, since)
+        await journal.finish(fast.claim, "completed", {})
+        go.set()
+        await asyncio.to_thread(thread.join)
     assert isinstance(ends[0], RecordLocked)
 
 
@@ -849,14 +867,12 @@ async def test_a_server_that_goes_away(postgres):
         async with World(journal=url) as world:
             assert (await world.run(insert("a", {"id": 1}), insert("p", {"id": 1}))).ok
 
-            def cut(connection, _, statement, *more):
+            def cut(connection, statement):
                 if statement.startswith("INSERT INTO warehouse_steps"):
                     connection.connection.driver_connection.close()
 
-            sa.event.listen(world.journal._engine, "before_cursor_execute", cut)
-            with pytest.raises(JournalUnavailable):
+            with before_statements(cut), pytest.raises(JournalUnavailable):
                 await world.run(insert("a", {"id": 2}), insert("p", {"id": 2}))
-            sa.event.remove(world.journal._engine, "before_cursor_execute", cut)
             assert world.rows("a") == {1: {}}
 
             def cut_commit(connection):

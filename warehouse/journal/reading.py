@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from warehouse.journal import parts, schema
 from warehouse.journal.base import FINAL, Claim, Entry, EntryStep, Heartbeat, Keyed, Lock, RecordLocked
 from warehouse.journal.codec import decode, encode
+from warehouse.journal.prepared import Prepared
 from warehouse.journal.rows import mapping, undamaged, unpack
 from warehouse.journal.seal import Seal
 from warehouse.records import Change, Entity
@@ -24,7 +25,7 @@ TOMBSTONE: Final = "tombstone"
 
 MINE: sa.BindParameter[Any] = sa.bindparam("mine")
 # Built once: to build a statement costs more than to run it.
-SEQUENCE: Final = sa.select(schema.meta.c.sequence)
+SEQUENCE: Final = Prepared(sa.select(schema.meta.c.sequence))
 ROW: Final = sa.select(schema.transactions).where(schema.transactions.c.id == MINE)
 STEPS: Final = (
     sa.select(schema.steps).where(schema.steps.c.transaction_id == MINE).order_by(schema.steps.c.position)
@@ -51,7 +52,8 @@ def detail_of(connection: sa.Connection, detail: bytes) -> dict[str, Any]:
 
 
 def sequence(connection: sa.Connection) -> int:
-    return int(connection.scalar(SEQUENCE) or 0)
+    found = SEQUENCE.row(connection, {})
+    return int(found[0]) if found else 0
 
 
 def touched(connection: sa.Connection, since: int) -> frozenset[tuple[str, Entity]]:

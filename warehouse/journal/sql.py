@@ -345,6 +345,8 @@ class SqlJournal:
         with self._errors("written"), self._started().connect() as connection:
             if self._embedded:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                connection.begin()
             try:
                 yield connection
             except BaseException:
@@ -422,7 +424,7 @@ def _was_refused(error: SQLAlchemyError) -> bool:
 
 def _was_deadlock(error: BaseException | None) -> bool:
     """Whether MySQL says that others were in the way, and has rolled everything back."""
-    said = error.orig if isinstance(error, DBAPIError) else None
+    said = error.orig if isinstance(error, DBAPIError) else error
     return type(said).__module__.startswith("pymysql") and said is not None and said.args[0] in _DEADLOCKS
 
 

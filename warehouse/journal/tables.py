@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -25,6 +26,7 @@ from warehouse.journal.base import (
     name_key,
 )
 from warehouse.journal.codec import encode
+from warehouse.journal.prepared import Prepared
 from warehouse.journal.reading import (
     CHUNK,
     MINE,
@@ -41,20 +43,46 @@ from warehouse.journal.reading import (
 from warehouse.journal.rows import mapping
 from warehouse.results import State
 
-_NEXT: Final = schema.meta.update().values(sequence=schema.meta.c.sequence + 1)
+_NEXT: Final = Prepared(schema.meta.update().values(sequence=schema.meta.c.sequence + 1))
 _HELD: Final = sa.select(schema.locks.c.record).where(schema.locks.c.transaction_id == MINE)
-_FORGET: Final = schema.finished.delete().where(schema.finished.c.record.in_(_HELD))
-_REMEMBER: Final = schema.finished.insert().from_select(
-    ["record", "sequence"], _HELD.add_columns(sa.bindparam("number", type_=sa.BigInteger))
+_FORGET: Final = Prepared(schema.finished.delete().where(schema.finished.c.record.in_(_HELD)))
+_REMEMBER: Final = Prepared(
+    schema.finished.insert().from_select(
+        ["record", "sequence"], _HELD.add_columns(sa.bindparam("number", type_=sa.BigInteger))
+    )
 )
-_GIVE_BACK: Final = schema.keys.delete().where(schema.keys.c.transaction_id == MINE)
+_GIVE_BACK: Final = Prepared(schema.keys.delete().where(schema.keys.c.transaction_id == MINE))
 # What marks the key that is the name of a held transaction, and does not expire.
 _NAME: Final = b"name"
 _NEVER: Final = 1e15
-_GIVE_NAME_BACK: Final = schema.keys.delete().where(
-    schema.keys.c.transaction_id == MINE, schema.keys.c.expires == _NEVER
+_GIVE_NAME_BACK: Final = Prepared(
+    schema.keys.delete().where(
+        schema.keys.c.transaction_id == MINE, schema.keys.c.expires == sa.bindparam("never", type_=sa.Double)
+    )
 )
-_RELEASE: Final = schema.locks.delete().where(schema.locks.c.transaction_id == MINE)
+_RELEASE: Final = Prepared(schema.locks.delete().where(schema.locks.c.transaction_id == MINE))
+_OPEN: Final = Prepared(
+    sa.select(*(schema.transactions.c[name] for name in ("state", "epoch", "tokens", "detail"))).where(
+        schema.transactions.c.id == MINE
+    )
+)
+_STARTED: Final = (
+    "id",
+    "name",
+    "pattern",
+    "state",
+    "started",
+    "tokens",
+    "detail",
+    "owner",
+    "epoch",
+    "expires",
+)
+_ADD_TRANSACTION: Final = Prepared(schema.transactions.insert(), _STARTED)
+_ADD_LOCK: Final = Prepared(schema.locks.insert(), ("record", "transaction_id"))
+_ADD_RECORD: Final = Prepared(schema.records.insert(), ("record", "transaction_id"))
+_STEP: Final = ("transaction_id", "position", "name", "tag", "store", "priority", "entities", "body")
+_ADD_STEP: Final = Prepared(schema.steps.insert(), _STEP)
 
 
 # What stands for the bodies of steps that are kept in parts, by transaction and place.
@@ -137,7 +165,7 @@ def _add_records(connection: sa.Connection, transaction_id: str, locks: Sequence
     """Remember by record which transactions changed it."""
     rows = [{"record": item, "transaction_id": transaction_id} for item in locks]
     if rows:
-        connection.execute(schema.records.insert(), rows)
+        _ADD_RECORD.run_many(connection, rows)
 
 
 def _claim_key(connection: sa.Connection, transaction_id: str, idempotency: Idempotency) -> None:
@@ -198,14 +226,18 @@ def entomb(connection: sa.Connection, transaction_id: str) -> bool:
     now = time.time()
     values = {
         "id": transaction_id,
+        "name": None,
         "pattern": "staged",
         "state": "compensated",
         "started": now,
-        "finished": now,
         "tokens": encode({}),
         "detail": keep_detail(connection, {TOMBSTONE: True}),
+        "owner": "",
+        "epoch": 1,
+        "expires": None,
     }
     _insert_transaction(connection, values)
+    _update(connection, Claim(transaction_id), finished=now)
     return False
 
 
@@ -219,13 +251,16 @@ def change_state(
 
 
 def finish(connection: sa.Connection, claim: Claim, state: State, detail: dict[str, Any]) -> None:
-    connection.execute(_NEXT)
+    _NEXT.run(connection, {})
     number = sequence(connection)
     mine = {"mine": claim.transaction_id}
-    connection.execute(_FORGET, mine)
-    connection.execute(_REMEMBER, {**mine, "number": number})
-    connection.execute(_RELEASE, mine)
-    connection.execute(_GIVE_BACK if state != "completed" else _GIVE_NAME_BACK, mine)
+    _FORGET.run(connection, mine)
+    _REMEMBER.run(connection, {**mine, "number": number})
+    _RELEASE.run(connection, mine)
+    if state == "completed":
+        _GIVE_NAME_BACK.run(connection, {**mine, "never": _NEVER})
+    else:
+        _GIVE_BACK.run(connection, mine)
     change_state(connection, claim, state, detail, finished=time.time(), sequence=number)
 
 
@@ -329,8 +364,17 @@ def _is(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
 
 def _update(connection: sa.Connection, claim: Claim, **values: Any) -> None:
     """Change the row of a transaction that is still as `claim` says, whoever else is at it. Raises Superseded."""
-    if connection.execute(schema.transactions.update().where(*_is(claim)).values(values)).rowcount == 0:
+    own = {"own_id": claim.transaction_id, "own_epoch": claim.epoch}
+    if _setting(tuple(sorted(values))).run(connection, {**values, **own}) == 0:
         raise _superseded(claim)
+
+
+@lru_cache(maxsize=32)
+def _setting(names: tuple[str, ...]) -> Prepared:
+    """The update of these columns of one transaction, as it is claimed."""
+    columns = schema.transactions.c
+    own = columns.id == sa.bindparam("own_id"), columns.epoch == sa.bindparam("own_epoch")
+    return Prepared(schema.transactions.update().where(*own), names)
 
 
 def _superseded(claim: Claim) -> Superseded:
@@ -339,8 +383,8 @@ def _superseded(claim: Claim) -> Superseded:
 
 def _insert_transaction(connection: sa.Connection, values: dict[str, Any]) -> None:
     try:
-        connection.execute(schema.transactions.insert().values(values))
-    except IntegrityError as error:
+        _ADD_TRANSACTION.run(connection, values)
+    except connection.dialect.loaded_dbapi.IntegrityError as error:
         raise Duplicate(f"the journal has a transaction {values['id']} already") from error
 
 
@@ -362,8 +406,8 @@ def _take(
         new = [{"record": item, "transaction_id": transaction_id} for item in part if item not in held]
         if new:
             try:
-                connection.execute(schema.locks.insert(), new)
-            except IntegrityError as error:
+                _ADD_LOCK.run_many(connection, new)
+            except connection.dialect.loaded_dbapi.IntegrityError as error:
                 raise RecordLocked(None, part[0]) from error
         for item, number in rows_of(connection, schema.finished, part):
             if number > since and number not in _numbers(connection, seen):
@@ -381,7 +425,7 @@ def _add_steps(
 ) -> None:
     if steps:
         rows = [_step_values(connection, transaction_id, step, bodies) for step in steps]
-        connection.execute(schema.steps.insert(), rows)
+        _ADD_STEP.run_many(connection, rows)
 
 
 def _step_values(
@@ -399,8 +443,18 @@ def _step_values(
     }
 
 
-def _claimed_row(connection: sa.Connection, claim: Claim) -> Any:
-    row = connection.execute(ROW, {"mine": claim.transaction_id}).first()
+class _Open(NamedTuple):
+    """What is asked of a transaction that is open."""
+
+    state: str
+    epoch: int
+    tokens: bytes
+    detail: bytes
+
+
+def _claimed_row(connection: sa.Connection, claim: Claim) -> _Open:
+    found = _OPEN.row(connection, {"mine": claim.transaction_id})
+    row = None if found is None else _Open(*found)
     if row is not None and row.epoch != claim.epoch:
         raise _superseded(claim)
     if row is None or row.state in FINAL:
