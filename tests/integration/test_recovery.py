@@ -165,6 +165,24 @@ async def test_an_owner_that_closes_leaves_what_is_open_to_be_taken_over_at_once
         assert time.monotonic() - began < 5
 
 
+async def test_an_owner_that_comes_back_tells_no_residue_of_what_others_undid_for_it():
+    """What it committed in time was undone by whoever took over; and since then somebody has changed the record."""
+    async with Two("ab") as two:
+        await two.owner.fill("a", {"id": 1, "n": 5})
+        paused, go = pause(two.owner, "b.execute")
+        running = asyncio.ensure_future(
+            two.owner.run(update("a", 1, {"n": 6}), insert("b", {"id": 1}), pattern="saga")
+        )
+        await asyncio.wait_for(paused.wait(), 5)
+        await two.die()
+        assert await two.recover() == [("compensated", None)]
+        await two.other.foreign("a", 1, {"n": 9})
+        go.set()
+        result = await running
+        assert (result.status, result.residue) == ("compensated", [])
+        assert two.owner.everything() == {"a": {1: {"n": 9}}, "b": {}}
+
+
 async def test_recover_waits_for_what_its_own_warehouse_is_ending_already():
     async with Two() as two:
         two.owner.faults.fail("journal.finish", JournalUnavailable("full"), times=None)
