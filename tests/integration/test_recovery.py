@@ -183,6 +183,23 @@ async def test_an_owner_that_comes_back_tells_no_residue_of_what_others_undid_fo
         assert two.owner.everything() == {"a": {1: {"n": 9}}, "b": {}}
 
 
+@pytest.mark.parametrize("pattern", ["staged", "saga"])
+async def test_an_owner_that_lost_its_only_step_is_told_how_it_ended(pattern):
+    """Others took it over, and undid it, between its decision and its first effect."""
+    async with Two("ap") as two:
+
+        async def lose():
+            await two.die()
+            assert [status for status, _ in await two.recover()] in (["compensated"], ["completed"])
+
+        two.owner.faults.after("journal.decide", lose)
+        step = insert("p", {"id": 1})
+        result = await two.owner.run(step, **({"pattern": "saga"} if pattern == "saga" else {}))
+        assert result.status == {"saga": "compensated", "staged": "completed"}[pattern]
+        assert result.residue == []
+        assert two.owner.rows("p") == ({} if pattern == "saga" else {1: {}})
+
+
 async def test_recover_waits_for_what_its_own_warehouse_is_ending_already():
     async with Two() as two:
         two.owner.faults.fail("journal.finish", JournalUnavailable("full"), times=None)

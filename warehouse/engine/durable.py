@@ -153,8 +153,7 @@ async def follow(run: Run, taken: Superseded, states: Sequence[StepState]) -> St
     late = [replace(state, known=False) for state in states]
     left = await undo(replace(run.terms(), keep=_not_ours), run.last_first(late))
     run.residue += [Residue.model_validate(item) for item in entry.detail.get("residue", ())] + left
-    state = next(state for state in run.states.values() if state.done is not None or state.calls)
-    failure = run.fail(state, taken, taken)
+    failure = run.fail(run.first_made, taken, taken)
     if entry.state == "failed" or left:
         run.end("failed", failure)
         return None

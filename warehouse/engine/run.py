@@ -364,6 +364,12 @@ class Run:
         rollback = self.options.rollback
         return rollback == "none" or (rollback == "critical_only" and not state.step.operation.critical)
 
+    @property
+    def first_made(self) -> StepState:
+        """The first step that did something, or was the first to try: it is told what the transaction met."""
+        every = list(self.states.values())
+        return next((state for state in every if state.done is not None or state.calls), every[0])
+
     def calls(self) -> list[StepState]:
         """The steps that have called, or are about to call, an action."""
         return [state for state in self.states.values() if state.called is not None]

@@ -132,7 +132,7 @@ def blame_lock(run: Run, conflict: TransactionConflict) -> StepFailed:
         state, entity, key = taken[conflict.lock]
         conflict.message = f"{entity} {key} is locked by {conflict.message}"
     else:
-        state = next(state for state in run.states.values() if state.done is not None or state.calls)
+        state = run.first_made
     return run.fail(state, conflict, conflict)
 
 
