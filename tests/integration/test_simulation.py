@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from warehouse.adapter import WriteStatus, Written
+from warehouse.engine import staged
+from warehouse.engine.ending import Ending
 from warehouse.journal.base import RecordLocked
 from warehouse.journal.memory import MemoryJournal
 from warehouse.testing import simulate
@@ -123,3 +125,36 @@ def test_every_rule_is_missed(rule):
         if simulate(seed, WEAK[rule]).problems:
             return
     pytest.fail(f"without {rule}, {SEEDS} seeds found nothing")
+
+
+def told_too_soon(run, held):
+    """The caller hears `completed` before that is durable, whether or not the stores can be asked later."""
+    return bool(held) and run.idempotency is None and not run.calls()
+
+
+async def held_first(self):
+    """Recovery commits what was held before it applies what was planned."""
+    held, planned = self._by_store(holds=True), self._by_store(holds=False)
+    waiting = await self._still_prepared(held)
+    committed = {
+        store: store not in waiting and await self._has_committed(steps) for store, steps in held.items()
+    }
+    for store, steps in held.items():
+        if store not in waiting and not committed[store] and not await self._redo(steps):
+            return False
+    for steps in [] if any(committed.values()) else planned.values():
+        if not await self._redo(steps):
+            return False
+    for store in waiting:
+        await self._end_prepared(held[store][0], commit=True)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "weak"),
+    [(staged, "_can_be_asked", told_too_soon), (Ending, "_forward", held_first)],
+    ids=["finish before answer", "order of recovery"],
+)
+def test_every_rule_of_the_engine_is_missed(place, name, weak, monkeypatch):
+    monkeypatch.setattr(place, name, weak)
+    assert any(simulate(seed).problems for seed in range(SEEDS)), f"{SEEDS} seeds found nothing"

@@ -158,6 +158,12 @@ class Process(Faults):
         self.connections: list[Callable[[], Awaitable[None]]] = []
         self._going = asyncio.Event()
         self._going.set()
+        self._sent = 0
+        self._strikes: dict[int, Callable[[], None]] = {}
+
+    def strike(self, number: int, fate: Callable[[], None]) -> None:
+        """Have something happen to it just before it sends its message of this number."""
+        self._strikes[number] = fate
 
     async def awake(self) -> None:
         """Return while the process runs; a dead one never comes back."""
@@ -183,5 +189,15 @@ class Process(Faults):
         """Continue, as by SIGCONT."""
         self._going.set()
 
+    def pause_for(self, seconds: float) -> None:
+        """Stop for so long."""
+        self.pause()
+        asyncio.get_running_loop().call_later(seconds, self.go_on)
+
     async def through(self, call: str, work: Callable[[], Awaitable[T]]) -> T:
+        self._sent += 1
+        fate = self._strikes.pop(self._sent, None)
+        if fate is not None:
+            fate()
+            await self.awake()
         return await self.network.call(self, call, work)

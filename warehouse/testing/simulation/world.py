@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -30,6 +30,10 @@ ASKS: Final = ("c",)
 PLANNED: Final = ("p", "q")
 _STORES: Final = {tag: {"adapter": "memory", "transactions": tag in HELD} for tag in (*HELD, *PLANNED)}
 _FOREIGN: Final = 40
+# In a duel, this share of those who are struck is paused, and the others are killed: most at some message, the rest
+# of the owners once their callers were told.
+_PAUSED: Final = 0.5
+_AT_ONCE: Final = 0.75
 
 Place = tuple[str, int]
 
@@ -74,6 +78,7 @@ class World:
 
     chance: random.Random
     parts: Parts = field(default_factory=Parts)
+    duelling: bool = False
     attempts: list[Attempt] = field(default_factory=list)
     foreign: dict[Place, list[int]] = field(default_factory=dict)
     seen: set[int] = field(default_factory=set)
@@ -213,11 +218,11 @@ class World:
             await asyncio.sleep(self.chance.uniform(0, 0.05))
         await warehouse.close()
 
-    async def interfere(self, number: int) -> None:
-        """Somebody who knows nothing of the warehouse adds to a record, as its store lets them."""
-        place = self.chance.choice(list(self.servers)), self.chance.choice(RECORDS)
+    async def interfere(self, number: int, places: Sequence[Place], until: float) -> None:
+        """Somebody who knows nothing of the warehouse adds to one of these records, as its store lets them."""
+        place = self.chance.choice(places) if places else self._any_place()
         server = self.servers[place[0]]
-        await asyncio.sleep(self.chance.uniform(0, 0.5))
+        await asyncio.sleep(self.chance.uniform(0, until))
         async with server.adapter.unit(UnitSettings(transaction_id="foreign", lock_timeout=5)) as unit:
             try:
                 await unit.read(await server.adapter.describe(ENTITY), [{"id": place[1]}])
@@ -228,19 +233,101 @@ class World:
         self.foreign.setdefault(place, []).append(1 << _FOREIGN + number)
         self._note_foreign(place)
 
+    def _any_place(self) -> Place:
+        return self.chance.choice(list(self.servers)), self.chance.choice(RECORDS)
+
     def _note_foreign(self, place: Place) -> None:
         self.network.faults["foreign write"] += 1
         self.network.note(f"foreign write to {place}")
+
+    # A duel: who recovers a transaction is struck, too, and somebody else writes to its records
+
+    async def duel(self) -> None:
+        """A transaction whose owner dies at some message, and two who recover it, paused at some message each."""
+        first = self._duellist(self.chance.choice(("staged", "staged", "saga", "two_phase_commit")))
+        second = self._duellist("staged", first.places)
+        await asyncio.gather(
+            self._strike("owner", first),
+            self._rescue("rescuer 0"),
+            self._rescue("rescuer 1"),
+            self._later(second),
+            *(
+                self.interfere(number, first.places, 4 * LEASE)
+                for number in range(self.chance.choice((1, 1, 2)))
+            ),
+        )
+
+    def _duellist(self, pattern: str, among: tuple[Place, ...] = ()) -> Attempt:
+        held = [(tag, 1) for tag in HELD]
+        planned = [] if pattern == "two_phase_commit" else [(tag, 1) for tag in PLANNED]
+        places = among or (*self.chance.sample(held, 2), *self.chance.sample(planned, min(1, len(planned))))
+        attempt = Attempt(
+            len(self.attempts),
+            tuple(self.chance.sample(places, self.chance.choice((2, 2, 3)) if len(places) > 2 else 2)),
+            pattern,
+        )
+        self.attempts.append(attempt)
+        return attempt
+
+    async def _strike(self, name: str, attempt: Attempt) -> None:
+        """A process that is killed or paused at some message, or killed right after its caller was told."""
+        warehouse, process = self.warehouse(name)
+        paused = self.chance.random() < _PAUSED
+        if paused or self.chance.random() < _AT_ONCE:
+            self._struck(process, self.chance.randint(6, 24), paused=paused)
+        work = asyncio.ensure_future(self._opened(warehouse, process, [attempt]))
+        while attempt.told == "dead" and not process.dead and not work.done():  # noqa: ASYNC110 - by the clock
+            await asyncio.sleep(0.0005)
+        if not process.dead and not paused:
+            self._killed(process)
+        elif paused:
+            await asyncio.wait({work})
+            await asyncio.wait({asyncio.ensure_future(warehouse.close())}, timeout=6 * LEASE)
+
+    def _struck(self, process: Process, number: int, *, paused: bool) -> None:
+        """Have it paused or killed just before its message of this number."""
+        seconds = self.chance.uniform(LEASE, 3 * LEASE)
+
+        def pause() -> None:
+            self._count("process paused", process)
+            process.pause_for(seconds)
+
+        process.strike(number, pause if paused else lambda: self._killed(process))
+
+    def _killed(self, process: Process) -> None:
+        self._count("process killed", process)
+        process.kill()
+
+    async def _rescue(self, name: str) -> None:
+        """A process that recovers what others left, and is paused or killed at some message."""
+        warehouse, process = self.warehouse(name)
+        self._struck(process, self.chance.randint(10, 45), paused=self.chance.random() < _PAUSED)
+        opening = asyncio.ensure_future(self._opened(warehouse, process, []))
+        await asyncio.sleep(6 * LEASE)
+        if opening.done() and not process.dead:
+            closing = asyncio.ensure_future(warehouse.close())
+            await asyncio.wait({closing}, timeout=6 * LEASE)  # it may still be struck
+
+    async def _later(self, attempt: Attempt) -> None:
+        await asyncio.sleep(self.chance.uniform(LEASE, 4 * LEASE))
+        await self.live("later", [attempt])
 
     # The whole
 
     async def run(self) -> None:
         """Let everything happen, then let there be peace, and wait until all has come to its end."""
         self.network.weather = self._weather()
+        await (self.duel() if self.duelling else self._melee())
+        await self._peace()
+
+    async def _melee(self) -> None:
+        """Several processes with several transactions each."""
         groups = [self._attempts() for _ in range(self.chance.randint(1, 3))]
         lives = [self.live(f"p{number}", group) for number, group in enumerate(groups)]
-        others = [self.interfere(number) for number in range(self.chance.choice((0, 0, 1, 2)))]
+        others = [self.interfere(number, (), 0.5) for number in range(self.chance.choice((0, 0, 1, 2)))]
         await asyncio.gather(*lives, *others, self.read())
+
+    async def _peace(self) -> None:
         self.network.weather = Weather()
         self.network.note("peace")
         warehouse, process = self.warehouse("rescue")
