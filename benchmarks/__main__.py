@@ -43,10 +43,9 @@ WORKLOADS: list[type[Workload]] = [
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     workloads = [kind for kind in WORKLOADS if chosen.only.lower() in kind.name.lower()]
-    needed = sorted(
-        {name for kind in workloads for name in kind.needs} | ({"postgres"} if chosen.write else set())
-    )
-    known = report.known_misses(report.PAGE.read_text(encoding="utf-8")) if report.PAGE.exists() else set()
+    whole = chosen.write and not chosen.only
+    needed = sorted({name for kind in workloads for name in kind.needs} | ({"postgres"} if whole else set()))
+    before = report.PAGE.read_text(encoding="utf-8") if report.PAGE.exists() else ""
     with _servers(needed) as running:
         urls = {name: server.url for name, server in running.items()}
         failed: list[str] = []
@@ -60,13 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 figures.append(journals.recovery(folder))
                 _say(figures[-1])
         if chosen.write:
-            parts = [asyncio.run(profile(urls)), asyncio.run(curves(urls))]
+            parts = [asyncio.run(profile(urls)), asyncio.run(curves(urls))] if whole else []
             titles = [f"{server.title} {server.version}" for server in running.values()]
-            report.PAGE.write_text(report.page(figures, titles, parts), encoding="utf-8")
+            page = report.page(figures, titles, parts, "" if whole else before)
+            report.PAGE.write_text(page, encoding="utf-8")
     if failed:
         sys.stdout.write(f"failed: {', '.join(failed)}\n")
         return 1
-    worse = [figure.name for figure in figures if figure.misses and figure.name not in known]
+    worse = [
+        figure.name for figure in figures if figure.misses and figure.name not in report.known_misses(before)
+    ]
     if chosen.check and worse:
         sys.stdout.write(f"misses its target, and {report.PAGE} does not say so: {', '.join(worse)}\n")
         return 1

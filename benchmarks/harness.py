@@ -15,6 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 _DRAWN = 1000
@@ -185,5 +186,8 @@ def interval(raws: Sequence[float], mine: Sequence[float]) -> tuple[float, float
 
 
 def peak_memory() -> float:
-    """The most memory that this process has had, in MiB."""
+    """The most memory that this process has had, in MiB; not that of who started it, as `ru_maxrss` may be."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
