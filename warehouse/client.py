@@ -237,9 +237,16 @@ class AsyncWarehouse:
     ) -> TransactionResult:
         """Settle a failed transaction: undo again what is left (`retry`), whoever changed it (`force`), or leave it.
 
-        It is then no longer `failed`, unless `retry` met conflicts. Raises UnknownTransaction, AlreadyFinished.
+        It is then no longer `failed`, unless `retry` met conflicts. One that is still being undone, because a store
+        was away, is tried at once. Raises UnknownTransaction, AlreadyFinished.
         """
         await self.open()
+        archive = self._engine.archive
+        if await archive.is_being_undone(transaction_id):
+            await self._recovery.recover()
+            undone = await archive.undone(transaction_id)
+            if undone is not None:
+                return undone
         return await self._supervised(
             lambda: self._engine.archive.resolve(transaction_id, how, self._options())
         )

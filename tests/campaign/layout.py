@@ -25,9 +25,6 @@ class Layout:
     def ledger(self) -> str:
         return f"{self.records}_ledger"
 
-    def entity(self, tag: str) -> str:
-        return self.records
-
     def key(self, tag: str) -> str:
         return "_id" if tag == "doc" else "id"
 

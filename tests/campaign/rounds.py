@@ -68,7 +68,7 @@ class Result:
     effective: int = 0
     """Transactions that took effect."""
     judged: int = 0
-    """Operations that the judge from elsewhere looked at; None judged where it is not installed."""
+    """Operations that the judge from elsewhere looked at: none where it is not installed."""
     settled: float = 0.0
     """Seconds until nothing was open any more; the longest."""
     problems: list[str] = field(default_factory=list)

@@ -9,6 +9,7 @@ import pytest
 from integration.memory_world import World, delete, insert, statuses, update
 from integration.test_calls import Bank, call
 from warehouse import (
+    AlreadyFinished,
     ConstraintViolated,
     InvalidOperation,
     StoreError,
@@ -149,7 +150,20 @@ async def test_no_lock_outlives_a_failed_rollback(world):
     world.faults.fail("a.write", StoreUnavailable("away"), times=None)
     result = await world.run(update("a", 1, {"n": 0}), TAKEN, pattern="saga")
     assert result.status == "failed"
+    world.faults.clear()
+    resolved = await world.warehouse.resolve(result.transaction_id, "retry")
+    assert (resolved.transaction_id, resolved.status) == (result.transaction_id, "compensated")
     assert (await world.run(update("a", 1, {"n": 5}), insert("b", {"id": 5}))).ok
+
+
+async def test_what_a_store_that_is_away_has_left_is_not_resolved_behind_recovery(world):
+    world.faults.fail("a.write", StoreUnavailable("away"), times=None)
+    result = await world.run(update("a", 1, {"n": 0}), TAKEN, pattern="saga")
+    for how in ("retry", "force", "accept"):
+        with pytest.raises(AlreadyFinished, match="is still being undone"):
+            await world.warehouse.resolve(result.transaction_id, how)
+    world.faults.clear()
+    assert [item.status for item in await world.warehouse.recover()] == ["compensated"]
 
 
 async def test_automatic_times_precision_and_order_are_no_conflict(world):

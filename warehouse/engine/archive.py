@@ -166,10 +166,24 @@ class Archive:
             )
         return await self._reverse(entry, on_conflict, options)
 
+    async def is_being_undone(self, transaction_id: str) -> bool:
+        """Whether it has no end yet, and goes backward. Raises UnknownTransaction."""
+        return (await self._entry(transaction_id)).state == "compensating"
+
+    async def undone(self, transaction_id: str) -> TransactionResult | None:
+        """What the journal tells of a transaction that was undone whole; None of any other."""
+        entry = await self._entry(transaction_id)
+        return recorded(entry) if entry.state == "compensated" else None
+
     async def resolve(self, transaction_id: str, how: How, options: Options) -> TransactionResult:
         """Settle a failed transaction; see `AsyncWarehouse.resolve`."""
         _check_choice("how", how, get_args(How))
         entry = await self._entry(transaction_id)
+        if entry.state == "compensating":
+            raise AlreadyFinished(
+                f"transaction {transaction_id} is still being undone",
+                hint="recovery goes on with it: wait for it",
+            )
         if entry.state != "failed":
             raise AlreadyFinished(f"transaction {transaction_id} is not failed, but {entry.state}")
         if how == "accept":
