@@ -61,7 +61,7 @@ def _told_wrong(writes: list[Operation], ledgers: dict[str, Counter[str]]) -> It
         calls = write.told.get("calls", ())
         if "completed" in calls and {"compensated", "failed"} & set(calls[calls.index("completed") :]):
             yield f"{key} was told {write.told['calls']} when it was asked for twice"
-        if any("unreachable" not in item for item in write.told.get("residue", ())):
+        if there and any("unreachable" not in item for item in write.told.get("residue", ())):
             yield f"{key} left {write.told['residue']}"
 
 

@@ -74,8 +74,8 @@ def _promises(campaign: Campaign) -> str:
     return f"""
 ## What is promised, and how it is looked at
 
-After each of {_n(transactions)} transactions, {_n(rounds.operations["write"])} of them on real servers and
-the others simulated, with all the faults below going on meanwhile:
+Of {_n(transactions)} transactions, {_n(rounds.operations["write"])} of them on real servers and the others
+simulated, with all the faults below going on meanwhile:
 
 * **All of a transaction takes effect, or none of it, once.** Each leaves a line in every store that it
   writes to. The line must be in all of them or in none, and each record must have been changed exactly as
@@ -99,7 +99,9 @@ def _real(campaign: Campaign) -> str:
     rounds = campaign.rounds
     if not rounds.seconds:
         return ""
-    kills = {name: number for name, number in rounds.faults.items() if name.endswith(" killed")}
+    kills = {
+        name: number for name, number in rounds.faults.items() if name.endswith(" killed") and name != KILLED
+    }
     other = [KILLED, PAUSED, FULL, *_CUTS]
     journals = ", ".join(f"{name} ({number} rounds)" for name, number in rounds.journals.most_common())
     return f"""

@@ -200,6 +200,22 @@ async def test_an_owner_that_lost_its_only_step_is_told_how_it_ended(pattern):
         assert two.owner.rows("p") == ({} if pattern == "saga" else {1: {}})
 
 
+async def test_a_late_owner_takes_nothing_back_of_a_record_that_others_have_written_since():
+    """One field is as it left it by chance: another transaction has made the same number of it."""
+    async with Two("ap") as two:
+        await two.owner.fill("p", {"id": 1, "n": 5, "last": "nobody"})
+
+        async def lose():
+            await two.die()
+            assert await two.recover() == [("compensated", None)]
+            await two.other.foreign("p", 1, {"n": 6, "last": "other"})
+
+        two.owner.faults.after("p.write", lose)
+        change = update("p", 1, {"n": {"$increment": 1}, "last": "mine"})
+        await two.owner.run(change, insert("a", {"id": 1}), pattern="saga")
+        assert two.owner.everything() == {"a": {}, "p": {1: {"n": 6, "last": "other"}}}
+
+
 async def test_recover_waits_for_what_its_own_warehouse_is_ending_already():
     async with Two() as two:
         two.owner.faults.fail("journal.finish", JournalUnavailable("full"), times=None)

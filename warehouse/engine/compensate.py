@@ -49,13 +49,15 @@ class Terms:
     """For which transaction, and for how long (seconds), changes are undone or redone.
 
     `keep` raises Superseded where the transaction is not ours any more. It is called with the records locked,
-    right before anything becomes visible.
+    right before anything becomes visible. `whole`: a record of which somebody has changed one field is left as it is;
+    that another is as it was left proves nothing once the records are not locked any more.
     """
 
     transaction_id: str
     grace: float
     lock_timeout: float
     keep: Callable[[], Awaitable[None]]
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,7 @@ async def _one_round(
     settings = UnitSettings(transaction_id=terms.transaction_id, lock_timeout=terms.lock_timeout)
     async with participant.adapter.unit(settings) as unit:
         waiting = [piece for piece in pieces if not piece.settled]
-        found = await _merge_all(unit, participant, waiting, how)
+        found = await _merge_all(unit, participant, waiting, how, whole=terms.whole)
         if all_or_nothing and found.clashes:
             residue += found.residue()
             return True
@@ -242,7 +244,12 @@ async def _commit(unit: Unit, pieces: Iterable[Piece]) -> None:
 
 
 async def _merge_all(
-    unit: Unit, participant: Participant, pieces: Sequence[Piece], how: Callable[..., Merge]
+    unit: Unit,
+    participant: Participant,
+    pieces: Sequence[Piece],
+    how: Callable[..., Merge],
+    *,
+    whole: bool,
 ) -> _Round:
     """Merge every piece with its record as it is now, each seeing what the ones before it will have made."""
     currents = await _read(unit, pieces)
@@ -253,7 +260,7 @@ async def _merge_all(
         config = participant.settings.entity(piece.change.entity.name)
         merged = how(piece.change, currents[where], config, known=piece.known, ulps=ulps)
         out.clashes += [(piece, _residue(piece, clash, "conflict", "")) for clash in merged.clashes]
-        if merged.write is not None:
+        if merged.write is not None and not (whole and merged.clashes):
             out.writes.append((piece, merged.write))
             currents[where] = merged.write.after
     return out

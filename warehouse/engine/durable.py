@@ -151,7 +151,7 @@ async def follow(run: Run, taken: Superseded, states: Sequence[StepState]) -> St
         run.end("completed")
         return None
     late = [replace(state, known=False) for state in states]
-    left = await undo(replace(run.terms(), keep=_not_ours), run.last_first(late))
+    left = await undo(replace(run.terms(), keep=_not_ours, whole=True), run.last_first(late))
     run.residue += [Residue.model_validate(item) for item in entry.detail.get("residue", ())] + left
     failure = run.fail(run.first_made, taken, taken)
     if entry.state == "failed" or left:
