@@ -282,6 +282,24 @@ async def test_a_store_that_is_away_while_undoing():
         assert world.rows("p") == {1: {"n": 99, "m": 5}, 2: {"n": 5}}
 
 
+async def test_a_part_of_a_step_that_cannot_be_undone_yet_is_undone_later():
+    async with World(grace=0.2) as world:
+        await world.fill("p", {"id": 1, "n": 5}, {"id": 2, "n": 5})
+
+        async def refuse():
+            world.faults.fail("p.write", StoreUnavailable("gone"), times=None)
+            raise ConstraintViolated("no")
+
+        world.faults.before("p.write", refuse, nth=2)
+        result = await world.run(update("p", {"id": {"$in": [1, 2]}}, {"n": {"$increment": 1}}), **SAGA)
+        assert result.status == "failed"
+        assert [(item.key["id"], item.reason) for item in result.residue] == [(1, "unreachable")]
+        assert world.rows("p") == {1: {"n": 6}, 2: {"n": 5}}
+        world.faults.clear()
+        assert [item.status for item in await world.warehouse.recover()] == ["compensated"]
+        assert world.rows("p") == {1: {"n": 5}, 2: {"n": 5}}
+
+
 async def test_a_clash_is_told_even_if_the_store_goes_away_after_it():
     async with World(grace=0.2) as world:
         await world.fill("p", {"id": 1, "n": 5, "m": 5}, {"id": 2, "n": 5})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import anyio
 
@@ -51,6 +52,7 @@ class Saga:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._committed: list[StepState] = []
+        self._torn: list[StepState] = []  # parts of a step that failed, which could not be undone at once
         self._late: set[int] = set()
         self._journaled: set[int] = set()
         self._unclear = False
@@ -124,7 +126,10 @@ class Saga:
         part: list[StepState] = []
         failure = await apply(self._run, opened, part)
         if failure is not None:
-            self._run.residue += await undo(self._run.terms(), self._run.last_first(part))
+            left = await undo(self._run.terms(), self._run.last_first(part))
+            self._run.residue += left
+            if any(item.reason == "unreachable" for item in left):  # for recovery to go on with
+                self._torn += [replace(state, known=False) for state in part]
             raise failure
         self._note(part)
 
@@ -189,8 +194,10 @@ class Saga:
         too_late = isinstance(failure.reason, TimedOut | TransactionExpired)
         keep_all = too_late and not run.options.compensate_on_timeout
         stays = [state for state in self._committed if keep_all or run.keeps(state)]
-        undone = [state for state in self._committed if state not in stays]
-        await compensating(run, self._committed, stays)
+        undone = [state for state in self._committed if state not in stays] + self._torn
+        await compensating(run, self._committed + self._torn, stays)
+        # What could not be reached is tried again now, and told anew.
+        run.residue = [item for item in run.residue if item.reason != "unreachable"]
         run.residue += kept(state.made() for state in stays)
         run.residue += await undo(run.terms(), run.last_first(undone))
         await finish_undone(run)
