@@ -469,6 +469,25 @@ async def test_cancelled_anywhere_nothing_is_half_done(store):
     await store.do("delete", "t", where={"id": {"$gte": 0}})
 
 
+@everywhere
+async def test_a_connection_that_was_waited_for_serves_as_any_other(store):
+    """One that comes back while others wait is handed to them by the pool."""
+    await store.sql("CREATE TABLE t (id int PRIMARY KEY, pair int)")
+    info = await store.info("t")
+    await store.do("insert", "t", records=[{"id": number, "pair": number} for number in range(100)])
+    found = []
+
+    async def read():
+        async with store.unit(20) as unit:
+            found.append(len(await unit.read(info, [{"id": number} for number in range(100)])))
+            await unit.commit()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(60):
+            group.start_soon(read)
+    assert found == [100] * 60
+
+
 async def test_what_a_crash_took_back_is_not_taken_for_committed():
     """PostgreSQL gives the id of a transaction that left nothing on its disk to another one after a crash."""
     server = servers.start("postgres", private=True)
