@@ -135,7 +135,7 @@ def _simulated(campaign: Campaign) -> str:
 {_n(figures.seeds)} seeds from {figures.first} on, {figures.seeds / figures.seconds:.0f} a second: the same engine
 on a simulated network, clock and stores. A seed gives the same run again, message by message:
 `python -m warehouse.testing.simulation --simulations 1 --seed N --trace`. To show that it can find something, tests
-take eight rules of the protocol away, one at a time (`tests/integration/test_simulation.py`): each is missed.
+take nine rules of the protocol away, one at a time (`tests/integration/test_simulation.py`): each is missed.
 
 | their callers were told | transactions |
 | --- | ---: |

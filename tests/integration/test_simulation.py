@@ -10,6 +10,7 @@ import pytest
 from warehouse.adapter import WriteStatus, Written
 from warehouse.engine import staged
 from warehouse.engine.ending import Ending
+from warehouse.engine.leftovers import Leftovers
 from warehouse.journal.base import RecordLocked
 from warehouse.journal.memory import MemoryJournal
 from warehouse.testing import simulate
@@ -150,10 +151,20 @@ async def held_first(self):
     return True
 
 
+async def presumed_commit(self, transaction_id):
+    """What was left prepared, and nothing is journaled of, is committed."""
+    entry = await self._lease.journal.entry(transaction_id)
+    return entry is None or entry.state in {"committing", "completed"}
+
+
 @pytest.mark.parametrize(
     ("place", "name", "weak"),
-    [(staged, "_can_be_asked", told_too_soon), (Ending, "_forward", held_first)],
-    ids=["finish before answer", "order of recovery"],
+    [
+        (staged, "_can_be_asked", told_too_soon),
+        (Ending, "_forward", held_first),
+        (Leftovers, "_verdict", presumed_commit),
+    ],
+    ids=["finish before answer", "order of recovery", "presumed abort"],
 )
 def test_every_rule_of_the_engine_is_missed(place, name, weak, monkeypatch):
     monkeypatch.setattr(place, name, weak)
