@@ -184,32 +184,28 @@ class PsycopgLink(Link):
 
     def __init__(self, pooled: PoolProxiedConnection) -> None:
         super().__init__(pooled)
+        self._lock_timeout = -1.0
+        self._make_cursors()
+
+    def _make_cursors(self) -> None:
+        from psycopg import AsyncRawCursor
+
         self._cursor: Any = self._driver.cursor()
         self._cursors: list[Any] = []
-        self._raw: Any = None
-        self._lock_timeout = -1.0
+        self._raw: Any = AsyncRawCursor(self._driver)
 
     async def _setup(self) -> None:
         from warehouse_adapters.sql.loaders import register
 
         register(self._driver)
-        self._cursor = self._driver.cursor()
-        self._cursors.clear()
+        self._make_cursors()  # those from before do not know what was registered
 
     async def _execute(self, text: str, params: Sequence[Any]) -> Rows:
         cursor = self._cursor
         if len(params) > _FEW:
-            cursor, text = self._numbering(), _numbered(text)
+            cursor, text = self._raw, _numbered(text)
         await cursor.execute(text, params)
         return await cursor.fetchall() if cursor.pgresult.nfields else ()
-
-    def _numbering(self) -> Any:
-        # Not made by `_setup`: a connection that came from the pool has been set up by the link before.
-        if self._raw is None:
-            from psycopg import AsyncRawCursor
-
-            self._raw = AsyncRawCursor(self._driver)
-        return self._raw
 
     async def begin_with(self, lock_timeout: float, statements: Sequence[Sql]) -> tuple[str, list[Rows]]:
         """Begin a transaction and run `statements` in it, all in one round trip; its token, and their rows."""
