@@ -216,6 +216,27 @@ async def test_a_late_owner_takes_nothing_back_of_a_record_that_others_have_writ
         assert two.owner.everything() == {"a": {}, "p": {1: {"n": 6, "last": "other"}}}
 
 
+async def test_a_late_owner_takes_back_what_it_made_of_a_step_that_failed():
+    """It was paused before its first write, and its second one is refused."""
+    async with Two("p") as two:
+        await two.owner.fill("p", {"id": 1, "n": 5}, {"id": 2, "n": 5})
+
+        async def lose():
+            await two.die()
+            assert await two.recover() == [("compensated", None)]
+
+        async def refuse():
+            raise ConstraintViolated("no")
+
+        two.owner.faults.before("p.write", lose)
+        two.owner.faults.before("p.write", refuse, nth=2)
+        result = await two.owner.run(
+            update("p", {"id": {"$in": [1, 2]}}, {"n": {"$increment": 1}}), pattern="saga"
+        )
+        assert result.status == "compensated"
+        assert two.owner.rows("p") == {1: {"n": 5}, 2: {"n": 5}}
+
+
 async def test_recover_waits_for_what_its_own_warehouse_is_ending_already():
     async with Two() as two:
         two.owner.faults.fail("journal.finish", JournalUnavailable("full"), times=None)

@@ -52,7 +52,7 @@ class Saga:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._committed: list[StepState] = []
-        self._torn: list[StepState] = []  # parts of a step that failed, which could not be undone at once
+        self._torn: list[StepState] = []  # parts of a step that failed, not undone yet
         self._late: set[int] = set()
         self._journaled: set[int] = set()
         self._unclear = False
@@ -126,16 +126,23 @@ class Saga:
         part: list[StepState] = []
         failure = await apply(self._run, opened, part)
         if failure is not None:
-            left = await undo(self._run.terms(), self._run.last_first(part))
-            self._run.residue += left
-            if any(item.reason == "unreachable" for item in left):  # for recovery to go on with
-                self._torn += [replace(state, known=False) for state in part]
+            await self._tear(part)
             raise failure
-        self._note(part)
+        self._committed += part
+        self._mark_late(part)
 
-    def _note(self, states: Sequence[StepState]) -> None:
-        """These have been made; before anybody can have taken the transaction over, or perhaps not."""
-        self._committed += states
+    async def _tear(self, part: Sequence[StepState]) -> None:
+        """Undo what was made of a step that failed; what cannot be undone now is for recovery to go on with."""
+        torn = [replace(state, known=False) for state in part]
+        self._torn += torn
+        self._mark_late(torn)
+        left = await undo(self._run.terms(), self._run.last_first(part))
+        self._run.residue += left
+        if not any(item.reason == "unreachable" for item in left):
+            self._torn = [state for state in self._torn if all(state is not item for item in torn)]
+
+    def _mark_late(self, states: Sequence[StepState]) -> None:
+        """Remember which were made when somebody may have taken the transaction over before."""
         if not self._run.lease.is_ours(self._run.claim):
             self._late |= {state.step.index for state in states}
 
@@ -143,7 +150,8 @@ class Saga:
         run = self._run
         error = await commit(run, opened)
         if error is None:
-            self._note([state])
+            self._committed.append(state)
+            self._mark_late([state])
             return
         if error.outcome_unknown:
             raise unknown(run, f"{state.step.tag} lost the reply to its commit") from error
@@ -184,7 +192,8 @@ class Saga:
             run.end("failed", run.error)
 
     async def _follow(self, taken: Superseded) -> None:
-        late = [state for state in self._committed if state.calls or state.step.index in self._late]
+        made = self._committed + self._torn
+        late = [state for state in made if state.calls or state.step.index in self._late]
         failure = await follow(self._run, taken, late)
         if failure is not None:
             blame(self._run, failure)
