@@ -512,6 +512,33 @@ async def test_a_journal_that_cannot_be_written_at_first_leaves_nothing():
             assert await world.leftovers() == []
 
 
+@pytest.mark.parametrize("taken", [False, True])
+async def test_a_journal_that_is_away_between_two_steps_ends_the_saga_as_a_failed_step_does(taken):
+    """What cannot be undone of the steps before is told, and not hidden by the journal's error."""
+    async with World() as world:
+        await world.fill("p", {"id": 1, "n": 5})
+
+        async def meddle():
+            if taken:
+                await world.foreign("p", 1, {"n": "else"})
+            raise JournalUnavailable("disk full")
+
+        world.faults.before("journal.sequence", meddle, nth=2)
+        result = await world.run(update("p", 1, {"n": 6}), insert("a", {"id": 1}), **SAGA)
+        assert (result.status, statuses(result)) == (("failed", "ff") if taken else ("compensated", "uf"))
+        assert "disk full" in str(result.error)
+        assert [item.reason for item in result.residue] == (["conflict"] if taken else [])
+        (entry,) = await world.journal.entries()
+        assert entry.state == result.status
+        assert await world.leftovers() == []
+
+
+async def test_a_journal_that_was_away_between_two_steps_is_tried_again():
+    async with World() as world:
+        world.faults.fail("journal.sequence", JournalUnavailable("restarting"), nth=2)
+        assert (await world.run(*four(), retry_on_failure=True, max_retries=1, **SAGA)).ok
+
+
 @pytest.mark.parametrize("arrived", [True, False])
 async def test_a_first_write_whose_reply_is_lost_is_settled(arrived):
     async with World() as world:

@@ -9,7 +9,14 @@ from collections.abc import Mapping
 import anyio
 
 from warehouse.engine.options import Options
-from warehouse.errors import StepFailed, StoreContention, TransactionConflict, TransientError, WarehouseError
+from warehouse.errors import (
+    JournalUnavailable,
+    StepFailed,
+    StoreContention,
+    TransactionConflict,
+    TransientError,
+    WarehouseError,
+)
 from warehouse.operations import Operation
 
 _FIRST = 0.01
@@ -49,7 +56,9 @@ class Retries:
         if is_contention(reason):
             self._contended_since = self._contended_since or time.monotonic()
             left = self._contended_since + self._options.lock_timeout - time.monotonic()
-        elif isinstance(reason, TransientError) and self._retries < self._allowed(failure):
+        elif isinstance(reason, TransientError | JournalUnavailable) and self._retries < self._allowed(
+            failure
+        ):
             self._retries += 1
             left = remaining
         else:

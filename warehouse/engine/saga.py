@@ -18,6 +18,7 @@ from warehouse.engine.run import Run, unknown
 from warehouse.engine.staged import blame, blame_lock, rollback
 from warehouse.engine.state import OpenUnit, StepState, TimedOut
 from warehouse.errors import (
+    JournalUnavailable,
     OutcomeUnknown,
     StepFailed,
     TransactionConflict,
@@ -89,8 +90,8 @@ class Saga:
 
     async def _attempt(self, state: StepState) -> StepFailed | None:
         run, step = self._run, state.step
-        run.since = await run.lease.trailing.moment()
         try:
+            run.since = await run.lease.trailing.moment()
             with anyio.move_on_after(run.remaining) as scope:
                 await execute(run, step)
             if scope.cancelled_caught:
@@ -99,6 +100,10 @@ class Saga:
             return None
         except (StepFailed, TransactionConflict) as failed:
             return failed if isinstance(failed, StepFailed) else blame_lock(run, failed)
+        except JournalUnavailable as away:
+            if not run.journaled:
+                raise  # nothing was changed
+            return run.fail(state, away, away)
         finally:
             if state.calls and state not in self._committed:
                 self._committed.append(state)
