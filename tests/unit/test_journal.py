@@ -359,9 +359,30 @@ async def test_heartbeats(journal):
     second = await journal.heartbeats()
     assert second["one"] != first["one"]
     assert second["other"] == first["other"]
-    await journal.retire(["one", "nobody"])
+    await journal.retire("one")
+    await journal.retire("nobody")
     assert (await journal.heartbeats()).keys() == {"other"}
-    await journal.retire([])
+
+
+async def test_a_heartbeat_is_another_one_each_time_even_after_somebody_removed_it(journal):
+    """Who has seen the one before must not take the owner, who came back, for as dead as it was."""
+    seen = []
+    for _ in range(3):
+        await journal.beat("one", 15)
+        seen.append((await journal.heartbeats())["one"])
+        await journal.retire("one")
+    assert len(set(seen)) == 3
+
+
+async def test_who_lives_again_is_not_removed_for_having_been_dead(journal):
+    await journal.beat("one", 0.5)
+    await journal.beat("other", 0.5)
+    seen = await journal.heartbeats()
+    await journal.beat("one", 0.5)
+    for owner, heartbeat in seen.items():
+        await journal.retire(owner, heartbeat)
+    await journal.retire("nobody", seen["one"])
+    assert (await journal.heartbeats()).keys() == {"one"}
 
 
 async def test_pruning_keeps_what_is_open_or_failed(journal):

@@ -55,7 +55,7 @@ class Lease:
         with suppress(asyncio.CancelledError):
             await beating
         with suppress(WarehouseError):
-            await self.journal.retire([self.owner])
+            await self.journal.retire(self.owner)
 
     async def _beat(self) -> None:
         while True:

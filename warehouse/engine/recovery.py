@@ -123,9 +123,9 @@ class Recovery:
         rolled_back = await self._leftovers.finish(self._watch) - {item.transaction_id for item in out}
         out += [Recovered(transaction_id=name, status="compensated") for name in sorted(rolled_back)]
         needed = {*claims.values(), *self._leftovers.owners}
-        gone = [owner for owner in heartbeats if self._watch.is_dead(owner) and owner not in needed]
-        if gone:
-            await journal.retire(gone)
+        for owner, heartbeat in heartbeats.items():
+            if self._watch.is_dead(owner) and owner not in needed:
+                await journal.retire(owner, heartbeat)
         return out
 
     def _is_orphan(self, claim: Claim, owner: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import uuid
 from collections.abc import Collection, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -89,10 +90,19 @@ class Keyed:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """How often an owner has shown that it lives, and within how many seconds it does so again."""
+    """That an owner has shown that it lives, and within how many seconds it does so again.
 
-    count: int
+    `mark` is another one each time, also when somebody has removed the one before: who has seen that would take
+    an owner that came back for dead.
+    """
+
+    mark: int
     lease: float
+
+    @classmethod
+    def new(cls, lease: float) -> Heartbeat:
+        """One with a mark (of 52 bits) of its own."""
+        return cls(uuid.uuid4().int >> 76, lease)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,8 +371,8 @@ class Journal(Protocol):
         """The heartbeat of every owner that has not retired."""
         ...
 
-    async def retire(self, owners: Iterable[str]) -> None:
-        """Remove heartbeats: of who closes, or was found dead and has nothing open any more."""
+    async def retire(self, owner: str, seen: Heartbeat | None = None) -> None:
+        """Remove the heartbeat of who closes; or of who was found dead, and has not come back since it was `seen`."""
         ...
 
     async def prune(self, *, finished: float, images: float) -> None:

@@ -264,14 +264,13 @@ class MemoryJournal:
         }
 
     async def beat(self, owner: str, lease: float) -> None:
-        before = self._heartbeats.get(owner)
-        self._heartbeats[owner] = Heartbeat(1 if before is None else before.count + 1, lease)
+        self._heartbeats[owner] = Heartbeat.new(lease)
 
     async def heartbeats(self) -> dict[str, Heartbeat]:
         return dict(self._heartbeats)
 
-    async def retire(self, owners: Iterable[str]) -> None:
-        for owner in owners:
+    async def retire(self, owner: str, seen: Heartbeat | None = None) -> None:
+        if seen is None or self._heartbeats.get(owner) == seen:
             self._heartbeats.pop(owner, None)
 
     async def prune(self, *, finished: float, images: float) -> None:

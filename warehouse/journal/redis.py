@@ -476,13 +476,11 @@ class RedisJournal:
         return forgotten, kept
 
     async def beat(self, owner: str, lease: float) -> None:
-        async with self._store.errors("read"):
-            before = await self._client.hget(OWNERS, owner)
-        count = decode(before)[0] if before else 0
-        await self._store.write([("HSET", OWNERS, owner, encode([count + 1, lease]))])
+        await self._store.write([("HSET", OWNERS, owner, _heartbeat(Heartbeat.new(lease)))])
 
-    async def retire(self, owners: Iterable[str]) -> None:
-        await self._store.write([("HDEL", OWNERS, owner) for owner in owners])
+    async def retire(self, owner: str, seen: Heartbeat | None = None) -> None:
+        unchanged = [] if seen is None else [("equal", OWNERS, owner, _heartbeat(seen))]
+        await self._store.write([*unchanged, ("HDEL", OWNERS, owner)])
 
     async def prune(self, *, finished: float, images: float) -> None:
         await self._prune_keys()
@@ -594,6 +592,10 @@ class RedisJournal:
         conditions = [command for command in commands if command[0] in _CONDITIONS]
         writes = [command for command in commands if command[0] not in _CONDITIONS]
         return [("equal", where, "revision", revision), *conditions, *self._row(entry, after), *writes]
+
+
+def _heartbeat(heartbeat: Heartbeat) -> bytes:
+    return encode([heartbeat.mark, heartbeat.lease])
 
 
 def _keyed(content: bytes | None) -> Keyed | None:

@@ -272,10 +272,10 @@ class SqlJournal:
         return await self._write(tables.take_over, claim, owner, change)
 
     async def beat(self, owner: str, lease: float) -> None:
-        await self._write(tables.beat, owner, lease)
+        await self._write(tables.beat, owner, Heartbeat.new(lease))
 
-    async def retire(self, owners: Iterable[str]) -> None:
-        await self._write(tables.retire, list(owners))
+    async def retire(self, owner: str, seen: Heartbeat | None = None) -> None:
+        await self._write(tables.retire, owner, seen)
 
     async def prune(self, *, finished: float, images: float) -> None:
         while await self._write(tables.prune, finished, images):

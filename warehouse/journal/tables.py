@@ -18,6 +18,7 @@ from warehouse.journal.base import (
     Claim,
     Entry,
     EntryStep,
+    Heartbeat,
     Idempotency,
     KeyTaken,
     Lock,
@@ -316,15 +317,16 @@ def take_over(
     return Claim(claim.transaction_id, claim.epoch + 1) if taken.rowcount == 1 else None
 
 
-def beat(connection: sa.Connection, owner: str, lease: float) -> None:
-    mine = schema.owners.update().where(schema.owners.c.id == owner)
-    changed = connection.execute(mine.values(heartbeat=schema.owners.c.heartbeat + 1, lease=lease))
+def beat(connection: sa.Connection, owner: str, heartbeat: Heartbeat) -> None:
+    values = {"heartbeat": heartbeat.mark, "lease": heartbeat.lease}
+    changed = connection.execute(schema.owners.update().where(schema.owners.c.id == owner).values(values))
     if changed.rowcount == 0:
-        connection.execute(schema.owners.insert().values(id=owner, heartbeat=1, lease=lease))
+        connection.execute(schema.owners.insert().values(id=owner, **values))
 
 
-def retire(connection: sa.Connection, owners: Sequence[str]) -> None:
-    connection.execute(schema.owners.delete().where(schema.owners.c.id.in_(owners)))
+def retire(connection: sa.Connection, owner: str, seen: Heartbeat | None) -> None:
+    gone = schema.owners.delete().where(schema.owners.c.id == owner)
+    connection.execute(gone if seen is None else gone.where(schema.owners.c.heartbeat == seen.mark))
 
 
 def prune(connection: sa.Connection, finished: float, images: float) -> bool:

@@ -407,8 +407,8 @@ class FaultyJournal:
     async def heartbeats(self) -> dict[str, Heartbeat]:
         return await self._through("heartbeats", self.inner.heartbeats)
 
-    async def retire(self, owners: Iterable[str]) -> None:
-        await self._through("retire", lambda: self.inner.retire(owners))
+    async def retire(self, owner: str, seen: Heartbeat | None = None) -> None:
+        await self._through("retire", lambda: self.inner.retire(owner, seen))
 
     async def prune(self, *, finished: float, images: float) -> None:
         await self._through("prune", lambda: self.inner.prune(finished=finished, images=images))

@@ -333,6 +333,7 @@ class World:
         warehouse, process = self.warehouse("rescue")
         await self._opened(warehouse, process, [])
         await warehouse.participants()  # what was left prepared is looked for in the stores that are in use
+        await asyncio.sleep(LATEST)  # what was sent before may still arrive
         for _ in range(600):
             await asyncio.sleep(0.1)
             if not await self.journal.claims() and not self.locks():
