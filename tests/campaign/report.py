@@ -135,7 +135,7 @@ def _simulated(campaign: Campaign) -> str:
 {_n(figures.seeds)} seeds from {figures.first} on, {figures.seeds / figures.seconds:.0f} a second: the same engine
 on a simulated network, clock and stores. A seed gives the same run again, message by message:
 `python -m warehouse.testing.simulation --simulations 1 --seed N --trace`. To show that it can find something, tests
-take nine rules of the protocol away, one at a time (`tests/integration/test_simulation.py`): each is missed.
+take ten rules of the protocol away, one at a time (`tests/integration/test_simulation.py`): each is missed.
 
 | their callers were told | transactions |
 | --- | ---: |
@@ -173,6 +173,9 @@ _NOT = """
   some of a transaction's effects before the others.
 * **One snapshot over several reads.** A `find` is consistent in itself; for several records as of one moment, read
   them under locks in a `begin()` block.
+* **A process that stops for longer than its lease between its last look and a write, in a store without
+  transactions** (Qdrant; MongoDB without a replica set). It takes back what it wrote when others had ended the
+  transaction already; if it dies before it does, or somebody else changes the record first, that write stays.
 * **Stores and disks that lose what they acknowledged.** A server with `fsync` off, a disk that lies, or a restored
   backup can take back what the journal counts on.
 * **Effects outside of the stores.** Called functions are compensated by your own compensation, no better than it is.

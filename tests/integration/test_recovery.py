@@ -33,37 +33,36 @@ def shared(name, **more):
 
 
 class Two:
-    """Two Warehouses on the same stores and the same journal: the `owner`, and the `other` that recovers."""
+    """Warehouses on the same stores and the same journal: the `owner`, the `other` that recovers, and a `third`."""
 
     def __init__(self, stores="ap", **transactions):
         token = os.urandom(4).hex()
         config = {tag: shared(f"{token}-{tag}", transactions=tag in "ab") for tag in stores}
-        self.owner = World(config, grace=0.3, **transactions)
-        self.other = World(config, grace=0.3, **transactions)
-        journal = self.owner.journal
-        self.other.warehouse._journal.inner = self.other.journal = journal
-        for world in (self.owner, self.other):
+        self.worlds = [World(config, grace=0.3, **transactions) for _ in range(3)]
+        self.owner, self.other, self.third = self.worlds
+        for world in self.worlds:
+            world.warehouse._journal.inner = world.journal = self.owner.journal
             world.warehouse._engine.lease.seconds = 0.1
 
     async def __aenter__(self):
-        await self.owner.warehouse.open()
-        await self.other.warehouse.open()
+        for world in self.worlds[:2]:
+            await world.warehouse.open()
         return self
 
     async def __aexit__(self, *_):
         for task in list(self.owner.warehouse._engine.running):
             task.cancel()  # the dead never come back
-        await self.owner.warehouse.close()
-        await self.other.warehouse.close()
+        for world in self.worlds:
+            await world.warehouse.close()
 
-    async def die(self):
-        """Let the owner's heartbeat stop for good."""
-        lease = self.owner.warehouse._engine.lease
+    async def die(self, who=None):
+        """Let the owner's heartbeat (or that of somebody else) stop for good."""
+        lease = (who or self.owner).warehouse._engine.lease
         lease._beating.cancel()
         lease._renewed = -1000.0
 
-    async def recover(self):
-        return [(item.status, item.error) for item in await self.other.warehouse.recover()]
+    async def recover(self, who=None):
+        return [(item.status, item.error) for item in await (who or self.other).warehouse.recover()]
 
 
 def pause(world, call):
@@ -200,6 +199,34 @@ async def test_an_owner_that_lost_its_only_step_is_told_how_it_ended(pattern):
         assert two.owner.rows("p") == ({} if pattern == "saga" else {1: {}})
 
 
+@pytest.mark.parametrize("forward", [False, True])
+async def test_who_recovers_too_late_takes_back_what_it_made_again(forward):
+    """Between its check and its write a third one took over, and ended it: backward, where q is another meanwhile."""
+    async with Two("pq") as two:
+        await two.owner.fill("q", {"id": 1, "n": 5})
+        await two.owner.fill("p", {"id": 1, "n": 5})
+        paused, _ = pause(two.owner, "p.write")
+        running = asyncio.ensure_future(two.owner.run(update("p", 1, {"n": 6}), update("q", 1, {"n": 6})))
+        await asyncio.wait_for(paused.wait(), 5)
+        await two.die()
+        running.cancel()
+
+        async def overtake():
+            await two.die(two.other)
+            if not forward:
+                await two.other.foreign("q", 1, {"n": 9})
+            await two.third.warehouse.open()
+            ended.extend(await two.recover(two.third))
+
+        ended = []
+        two.other.faults.before("p.write", overtake)
+        await two.recover()
+        assert ended == [("completed" if forward else "failed", None)]
+        assert two.owner.everything() == (
+            {"p": {1: {"n": 6}}, "q": {1: {"n": 6}}} if forward else {"p": {1: {"n": 5}}, "q": {1: {"n": 9}}}
+        )
+
+
 async def test_a_late_owner_takes_nothing_back_of_a_record_that_others_have_written_since():
     """One field is as it left it by chance: another transaction has made the same number of it."""
     async with Two("ap") as two:
@@ -214,6 +241,22 @@ async def test_a_late_owner_takes_nothing_back_of_a_record_that_others_have_writ
         change = update("p", 1, {"n": {"$increment": 1}, "last": "mine"})
         await two.owner.run(change, insert("a", {"id": 1}), pattern="saga")
         assert two.owner.everything() == {"a": {}, "p": {1: {"n": 6, "last": "other"}}}
+
+
+async def test_a_late_owner_of_a_saga_takes_back_what_it_made_before_it_goes_on():
+    """The longer it waits, the more others build on a write that came when all was over."""
+    async with Two("ap") as two:
+        await two.owner.fill("p", {"id": 1, "n": 5})
+
+        async def lose():
+            await two.die()
+            assert await two.recover() == [("compensated", None)]
+
+        two.owner.faults.before("p.write", lose)
+        result = await two.owner.run(update("p", 1, {"n": 6}), insert("a", {"id": 1}), pattern="saga")
+        assert (result.status, result.residue) == ("compensated", [])
+        assert two.owner.everything() == {"a": {}, "p": {1: {"n": 5}}}
+        assert "a.execute" not in two.owner.faults.calls
 
 
 async def test_a_late_owner_takes_back_what_it_made_of_a_step_that_failed():

@@ -160,14 +160,19 @@ async def presumed_commit(self, transaction_id):
     return True if entry is None else await decided(self, transaction_id)
 
 
+async def whoever(self):
+    """Who recovers a transaction does not look, with the record locked, whether it is still theirs."""
+
+
 @pytest.mark.parametrize(
     ("place", "name", "weak"),
     [
         (staged, "_can_be_asked", told_too_soon),
         (Ending, "_forward", held_first),
         (Leftovers, "_verdict", presumed_commit),
+        (Ending, "_keep", whoever),
     ],
-    ids=["finish before answer", "order of recovery", "presumed abort"],
+    ids=["finish before answer", "order of recovery", "presumed abort", "epoch"],
 )
 def test_every_rule_of_the_engine_is_missed(place, name, weak, monkeypatch):
     monkeypatch.setattr(place, name, weak)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import anyio
@@ -58,6 +58,17 @@ class Terms:
     lock_timeout: float
     keep: Callable[[], Awaitable[None]]
     whole: bool = False
+
+    def too_late(self) -> Terms:
+        """The terms on which is taken back what was written after others had taken the transaction over.
+
+        Without any claim: the records were given back before.
+        """
+        return replace(self, keep=_no_claim, whole=True)
+
+
+async def _no_claim() -> None:
+    """Nothing is ours any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,17 +151,13 @@ async def follow(run: Run, taken: Superseded, states: Sequence[StepState]) -> St
         run.end("completed")
         return None
     late = [replace(state, known=False) for state in states]
-    left = await undo(replace(run.terms(), keep=_not_ours, whole=True), run.last_first(late))
+    left = await undo(run.terms().too_late(), run.last_first(late))
     run.residue += [Residue.model_validate(item) for item in entry.detail.get("residue", ())] + left
     failure = run.fail(run.first_made, taken, taken)
     if entry.state == "failed" or left:
         run.end("failed", failure)
         return None
     return failure
-
-
-async def _not_ours() -> None:
-    """What was written too late is taken back without any claim: its records were given back before."""
 
 
 async def ended(journal: Journal, transaction_id: str, give_up: float) -> Entry | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import anyio
@@ -22,13 +25,16 @@ from warehouse.engine.compensate import (
     redo,
     undo,
 )
+from warehouse.engine.retry import back_off
 from warehouse.engine.takeback import CallMade
-from warehouse.errors import InvalidOperation, StoreError, TransientError, WarehouseError
+from warehouse.errors import InvalidOperation, JournalUnavailable, StoreError, TransientError, WarehouseError
 from warehouse.journal.base import Entry, EntryStep, Journal, Superseded
 from warehouse.records import Absent, Entity, same_image
 from warehouse.registry import Participant, Registry
 from warehouse.results import Recovered, Residue, Status
 from warehouse.undo import combine
+
+_log = logging.getLogger("warehouse")
 
 
 class NotYet(WarehouseError):
@@ -172,7 +178,39 @@ class Ending:
         return out
 
     async def _redo(self, steps: Sequence[Journaled]) -> bool:
+        """Make what is missing in one store; whether that was possible.
+
+        Where each write stands for itself, one may have been sent when others had ended the transaction: it is then
+        taken back (COUNTEREXAMPLES, C6).
+        """
         done = [Done(step, step.entry.changes, known=False) for step in steps]
+        guarded = not steps[0].participant.adapter.capabilities.holds
+        try:
+            made = await self._make(steps, done)
+            if guarded:
+                await self._keep()
+        except Superseded:
+            if guarded:
+                await self._take_back(done)
+            raise
+        return made
+
+    async def _take_back(self, late: Sequence[Done]) -> None:
+        """Undo what was written too late, if whoever took over goes, or went, backward."""
+        give_up = time.monotonic() + self._terms.grace
+        state = None
+        for attempt in count(1):
+            with suppress(JournalUnavailable):
+                entry = await self._journal.entry(self._entry.transaction_id)
+                state = None if entry is None else entry.state
+            if state != "committing" or time.monotonic() >= give_up:
+                break
+            await anyio.sleep(back_off(attempt))
+        if state in {"compensating", "compensated", "failed"}:
+            for item in await undo(self._terms.too_late(), list(late)):
+                _log.warning("what was made again too late is left in %s", item)
+
+    async def _make(self, steps: Sequence[Journaled], done: Sequence[Done]) -> bool:
         try:
             problem = await redo(self._terms, steps[0].participant, done)
         except Unreachable as error:

@@ -69,6 +69,8 @@ class Saga:
             raise
         except Superseded as taken:
             self._taken = taken
+            if any(item is state for item in self._committed):  # what it made is still to be taken back
+                return StepFailed(taken.message, step=step.name)
             return self._run.fail(state, taken, taken)
 
     async def _run_step(self, state: StepState) -> StepFailed | None:
@@ -134,29 +136,32 @@ class Saga:
             await self._tear(part)
             raise failure
         self._committed += part
-        self._mark_late(part)
+        await self._look_again(part)
 
     async def _tear(self, part: Sequence[StepState]) -> None:
         """Undo what was made of a step that failed; what cannot be undone now is for recovery to go on with."""
         torn = [replace(state, known=False) for state in part]
         self._torn += torn
-        self._mark_late(torn)
+        await self._look_again(torn)
         left = await undo(self._run.terms(), self._run.last_first(part))
         self._run.residue += left
         if not any(item.reason == "unreachable" for item in left):
             self._torn = [state for state in self._torn if all(state is not item for item in torn)]
 
-    def _mark_late(self, states: Sequence[StepState]) -> None:
-        """Remember which were made when somebody may have taken the transaction over before."""
+    async def _look_again(self, states: Sequence[StepState]) -> None:
+        """Remember what was made, if somebody has taken the transaction over, perhaps before. Raises Superseded."""
         if not self._run.lease.is_ours(self._run.claim):
-            self._late |= {state.step.index for state in states}
+            late = {state.step.index for state in states}
+            self._late |= late
+            await self._run.keep()
+            self._late -= late
 
     async def _commit(self, state: StepState, opened: OpenUnit) -> None:
         run = self._run
         error = await commit(run, opened)
         if error is None:
             self._committed.append(state)
-            self._mark_late([state])
+            await self._look_again([state])
             return
         if error.outcome_unknown:
             raise unknown(run, f"{state.step.tag} lost the reply to its commit") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 from uuid import uuid4
@@ -23,7 +23,6 @@ from warehouse.journal.base import (
     EntryStep,
     Heartbeat,
     Idempotency,
-    Keyed,
     KeyTaken,
     Lock,
     RecordLocked,
@@ -32,6 +31,7 @@ from warehouse.journal.base import (
     name_key,
 )
 from warehouse.journal.codec import decode, encode
+from warehouse.journal.redis_reading import TOMBSTONE, RedisReading, keyed_of
 from warehouse.journal.redis_store import (
     ALL,
     CHUNK,
@@ -47,36 +47,22 @@ from warehouse.journal.redis_store import (
     ORDER,
     OWNERS,
     Command,
-    Store,
     checks,
     each,
     ended,
     place,
 )
-from warehouse.journal.rows import mapping, undamaged, unpack
-from warehouse.journal.seal import PROOF, Seal
-from warehouse.records import Change, Entity
+from warehouse.journal.seal import PROOF
 from warehouse.results import State
 
 _log = logging.getLogger("warehouse")
 _VERSION: Final = b"1"
-_TOMBSTONE: Final = "tombstone"
 _NEVER: Final = 1e15
 _CONDITIONS: Final = {"absent", "equal", "free", "unmoved"}
 
 
-class RedisJournal:
+class RedisJournal(RedisReading):
     """A `Journal` in the keys `warehouse:*` of one Redis database. Not for a cluster."""
-
-    identity: str | None = None
-
-    def __init__(self, url: str, seal: Seal | None = None) -> None:
-        """Take a URL as `redis://host:6379/0`; ConfigError where it is none, or redis is not installed."""
-        self._store = Store(url)
-        self._client = self._store.client
-        self.description = self._store.description
-        self.uid = ""
-        self._seal = seal or Seal()
 
     # Life
 
@@ -122,151 +108,6 @@ class RedisJournal:
         """See `Journal.close`."""
         self._store.opened = False
         await self._client.aclose()
-
-    # Reading
-
-    async def sequence(self) -> int:
-        async with self._store.errors("read"):
-            return int(await self._client.hget(META, "sequence") or 0)
-
-    async def touched(self, since: int) -> frozenset[tuple[str, Entity]]:
-        async with self._store.errors("read"):
-            names = await self._client.zrangebyscore(ORDER, f"({since}", "+inf")
-        found = await self._entries(names)
-        return frozenset(
-            (step.store, entity) for entry in found for step in entry.steps for entity in step.entities
-        )
-
-    async def unfinished(
-        self, store: str, entity: Entity, ignoring: Collection[str] = frozenset()
-    ) -> list[Change]:
-        return [
-            change
-            for entry in await self._range(OPEN)
-            if entry.transaction_id not in ignoring
-            for step in entry.steps
-            if step.store == store
-            for change in step.changes
-            if change.entity == entity
-        ]
-
-    async def locked(self, locks: Sequence[Lock]) -> RecordLocked | None:
-        for start in range(0, len(locks), CHUNK):
-            part = list(locks[start : start + CHUNK])
-            async with self._store.errors("read"):
-                holders = await self._client.hmget(LOCKS, part)
-            for item, holder in zip(part, holders, strict=True):
-                if holder is not None:
-                    return RecordLocked(holder.decode(), item)
-        return None
-
-    async def keyed(self, key: str) -> Keyed | None:
-        async with self._store.errors("read"):
-            found = await self._client.hget(KEYS, key)
-        return _keyed(found)
-
-    async def held(self, name: str) -> str | None:
-        keyed = await self.keyed(name_key(name))
-        return None if keyed is None else keyed.transaction_id
-
-    async def latest(self, name: str) -> Entry | None:
-        found = [
-            entry for entry in await self._range(place("name", name), whole=False) if entry.state in FINAL
-        ]
-        return found[-1] if found else None
-
-    async def is_mine(self, claim: Claim) -> bool:
-        found = await self._read(claim.transaction_id)
-        return found is not None and found[0].state not in FINAL and found[0].epoch == claim.epoch
-
-    async def entry(self, transaction_id: str) -> Entry | None:
-        found = await self._read(transaction_id, whole=True)
-        return None if found is None or _TOMBSTONE in found[0].detail else found[0]
-
-    async def entries(self, states: Iterable[State] | None = None) -> list[Entry]:
-        wanted = None if states is None else set(states)
-        found = await self._range(ALL)
-        return [entry for entry in found if wanted is None or entry.state in wanted]
-
-    async def recent(self, states: Iterable[State] | None, limit: int) -> list[Entry]:
-        wanted = None if states is None else set(states)
-        out: list[Entry] = []
-        start = 0
-        while len(out) < limit:
-            async with self._store.errors("read"):
-                names = await self._client.zrevrange(ALL, start, start + CHUNK - 1)
-            if not names:
-                break
-            start += len(names)
-            found = await self._entries(names, whole=False)
-            out += [entry for entry in found if wanted is None or entry.state in wanted]
-        return out[:limit]
-
-    async def of_record(self, lock: Lock, limit: int) -> list[Entry]:
-        async with self._store.errors("read"):
-            names = await self._client.zrevrange(place("record", lock), 0, limit - 1)
-        return await self._entries(names)
-
-    async def claims(self) -> dict[Claim, str]:
-        now = time.time()
-        return {
-            entry.claim: entry.owner
-            for entry in await self._range(OPEN, whole=False)
-            if entry.state != "held" or (entry.expires or 0) <= now
-        }
-
-    async def heartbeats(self) -> dict[str, Heartbeat]:
-        async with self._store.errors("read"):
-            found = await self._client.hgetall(OWNERS)
-        return {owner.decode(): Heartbeat(*decode(content)) for owner, content in found.items()}
-
-    async def _range(self, where: bytes, *, whole: bool = True) -> list[Entry]:
-        """The entries of a sorted set, in its order."""
-        async with self._store.errors("read"):
-            names = await self._client.zrange(where, 0, -1)
-        return await self._entries(names, whole=whole)
-
-    async def _entries(self, names: Sequence[bytes], *, whole: bool = True) -> list[Entry]:
-        """Those of these names that are there (and no tombstones), `whole` with their steps."""
-        found = await self._fetch(names, whole=whole)
-        return [entry for entry, _ in found if _TOMBSTONE not in entry.detail]
-
-    async def _read(self, transaction_id: str, *, whole: bool = False) -> tuple[Entry, bytes] | None:
-        """One entry, or tombstone, with its revision."""
-        found = await self._fetch([transaction_id.encode()], whole=whole)
-        return found[0] if found else None
-
-    async def _fetch(self, names: Sequence[bytes], *, whole: bool) -> list[tuple[Entry, bytes]]:
-        out: list[tuple[Entry, bytes]] = []
-        for start in range(0, len(names), CHUNK):
-            part = names[start : start + CHUNK]
-            async with self._store.errors("read"), self._client.pipeline(transaction=True) as pipe:
-                for kind in ("transaction", "steps") if whole else ("transaction",):
-                    for name in part:
-                        pipe.hgetall(place(kind, name))
-                replies = await pipe.execute()
-            steps = replies[len(part) :] or [{}] * len(part)
-            for name, row, mine in zip(part, replies, steps, strict=False):
-                if row:
-                    out.append((self._entry(name.decode(), row, mine), row[b"revision"]))
-        return out
-
-    def _entry(self, transaction_id: str, row: dict[bytes, bytes], steps: dict[bytes, bytes]) -> Entry:
-        with undamaged(transaction_id):
-            content = mapping(self._seal.open(row[b"row"]))
-            found = [self._step(int(place), body) for place, body in steps.items()]
-            return Entry(
-                transaction_id=transaction_id,
-                steps=tuple(sorted(found, key=lambda step: step.index)),
-                **content,
-            )
-
-    def _step(self, index: int, kept: bytes) -> EntryStep:
-        name, tag, store, priority, body = decode(self._seal.open(kept))
-        changes, called = unpack(body)
-        return EntryStep(
-            index=index, name=name, tag=tag, store=store, changes=changes, priority=priority, called=called
-        )
 
     # Writing
 
@@ -323,7 +164,7 @@ class RedisJournal:
         """What the key has now: nothing, or what has expired. Raises KeyTaken."""
         async with self._store.errors("read"):
             found = await self._client.hget(KEYS, wanted.key)
-        if _keyed(found) is not None:
+        if keyed_of(found) is not None:
             raise KeyTaken(f"the idempotency key {wanted.key!r} is taken")
         return found or b""
 
@@ -356,13 +197,13 @@ class RedisJournal:
         while True:
             found = await self._read(transaction_id)
             if found is not None:
-                return _TOMBSTONE not in found[0].detail
+                return TOMBSTONE not in found[0].detail
             entry = Entry(
                 transaction_id=transaction_id,
                 name=None,
                 pattern="staged",
                 state="compensated",
-                detail={_TOMBSTONE: True},
+                detail={TOMBSTONE: True},
                 finished=time.time(),
             )
             where = place("transaction", transaction_id)
@@ -524,7 +365,7 @@ class RedisJournal:
         async with self._store.errors("read"):
             found = await self._client.hgetall(KEYS)
         for item, content in found.items():
-            if _keyed(content) is None:
+            if keyed_of(content) is None:
                 owner = decode(content)[0]
                 await self._store.write([("HDEL", KEYS, item), ("SREM", place("keysof", owner), item)])
 
@@ -596,13 +437,6 @@ class RedisJournal:
 
 def _heartbeat(heartbeat: Heartbeat) -> bytes:
     return encode([heartbeat.mark, heartbeat.lease])
-
-
-def _keyed(content: bytes | None) -> Keyed | None:
-    if content is None:
-        return None
-    transaction_id, fingerprint, expires = decode(content)
-    return Keyed(transaction_id, fingerprint) if expires > time.time() else None
 
 
 def _raise_locked(said: Sequence[bytes]) -> None:

@@ -160,10 +160,17 @@ class Process(Faults):
         self._going.set()
         self._sent = 0
         self._strikes: dict[int, Callable[[], None]] = {}
+        self._aimed: dict[str, tuple[int, Callable[[], None]]] = {}
 
-    def strike(self, number: int, fate: Callable[[], None]) -> None:
-        """Have something happen to it just before it sends its message of this number."""
-        self._strikes[number] = fate
+    def strike(self, number: int, fate: Callable[[], None], *, after: str = "") -> None:
+        """Have something happen to it just before it sends its message of this number.
+
+        `after`: they are counted from the first time that it makes this call, which has the number 0.
+        """
+        if after:
+            self._aimed[after] = number, fate
+        else:
+            self._strikes[number] = fate
 
     async def awake(self) -> None:
         """Return while the process runs; a dead one never comes back."""
@@ -196,6 +203,9 @@ class Process(Faults):
 
     async def through(self, call: str, work: Callable[[], Awaitable[T]]) -> T:
         self._sent += 1
+        if call in self._aimed:
+            number, aimed = self._aimed.pop(call)
+            self._strikes[self._sent + number] = aimed
         fate = self._strikes.pop(self._sent, None)
         if fate is not None:
             fate()

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from warehouse.adapter import Adapter, UnitSettings
@@ -34,6 +35,12 @@ _FOREIGN: Final = 40
 # of the owners once their callers were told.
 _PAUSED: Final = 0.5
 _AT_ONCE: Final = 0.75
+# In this share of the duels they are struck where it hurts: the owner soon after its decision, who recovers it about
+# when it looks at a record, for so long that others end it meanwhile. So often somebody else writes to one of the
+# records then; and so often not only the first of those who recover it is struck.
+_AIMED: Final = 0.5
+_MEANWHILE: Final = 0.8
+_BOTH: Final = 0.3
 
 Place = tuple[str, int]
 
@@ -42,13 +49,14 @@ Place = tuple[str, int]
 class Attempt:
     """A transaction: where it adds `1 << number`, and what its caller was told (`dead`: nothing any more).
 
-    `away`: it was told that a store could not be reached to undo it.
+    `left`: where its caller was told that it could not be undone; `away`: since a store could not be reached.
     """
 
     number: int
     places: tuple[Place, ...]
     pattern: str
     told: str = "dead"
+    left: frozenset[Place] = frozenset()
     away: bool = False
 
     @property
@@ -87,7 +95,8 @@ class World:
     network: Network = field(init=False)
     journal: MemoryJournal = field(init=False)
     servers: dict[str, Server] = field(init=False)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _strangers: int = 0
+    _meanwhile: list[asyncio.Task[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.network = Network(self.chance)
@@ -180,6 +189,7 @@ class World:
         try:
             result = await warehouse.transaction(operations, **options)
             told: str = result.status
+            attempt.left = frozenset((item.tag, item.key["id"]) for item in result.residue)
             attempt.away = any(item.reason == "unreachable" for item in result.residue)
         except OutcomeUnknown:
             told = "unknown"
@@ -218,8 +228,10 @@ class World:
             await asyncio.sleep(self.chance.uniform(0, 0.05))
         await warehouse.close()
 
-    async def interfere(self, number: int, places: Sequence[Place], until: float) -> None:
+    async def interfere(self, places: Sequence[Place], until: float) -> None:
         """Somebody who knows nothing of the warehouse adds to one of these records, as its store lets them."""
+        bit = 1 << _FOREIGN + self._strangers
+        self._strangers += 1
         place = self.chance.choice(places) if places else self._any_place()
         server = self.servers[place[0]]
         await asyncio.sleep(self.chance.uniform(0, until))
@@ -228,9 +240,9 @@ class World:
                 await unit.read(await server.adapter.describe(ENTITY), [{"id": place[1]}])
             except StoreContention:
                 return
-            value = self.value(place) + (1 << _FOREIGN + number)
+            value = self.value(place) + bit
             self._space(server).put(ENTITY, {"id": place[1]}, {"id": place[1], "n": value})
-        self.foreign.setdefault(place, []).append(1 << _FOREIGN + number)
+        self.foreign.setdefault(place, []).append(bit)
         self._note_foreign(place)
 
     def _any_place(self) -> Place:
@@ -246,16 +258,15 @@ class World:
         """A transaction whose owner dies at some message, and two who recover it, paused at some message each."""
         first = self._duellist(self.chance.choice(("staged", "staged", "saga", "two_phase_commit")))
         second = self._duellist("staged", first.places)
+        aimed = self.chance.random() < _AIMED
         await asyncio.gather(
-            self._strike("owner", first),
-            self._rescue("rescuer 0"),
-            self._rescue("rescuer 1"),
+            self._strike("owner", first, aimed=aimed),
+            self._rescue("rescuer 0", first.places, aimed=aimed),
+            self._rescue("rescuer 1", first.places, aimed=aimed),
             self._later(second),
-            *(
-                self.interfere(number, first.places, 4 * LEASE)
-                for number in range(self.chance.choice((1, 1, 2)))
-            ),
+            *(self.interfere(first.places, 4 * LEASE) for _ in range(self.chance.choice((1, 1, 2)))),
         )
+        await asyncio.gather(*self._meanwhile)
 
     def _duellist(self, pattern: str, among: tuple[Place, ...] = ()) -> Attempt:
         held = [(tag, 1) for tag in HELD]
@@ -269,11 +280,14 @@ class World:
         self.attempts.append(attempt)
         return attempt
 
-    async def _strike(self, name: str, attempt: Attempt) -> None:
+    async def _strike(self, name: str, attempt: Attempt, *, aimed: bool) -> None:
         """A process that is killed or paused at some message, or killed right after its caller was told."""
         warehouse, process = self.warehouse(name)
         paused = self.chance.random() < _PAUSED
-        if paused or self.chance.random() < _AT_ONCE:
+        if aimed:
+            number = self.chance.choice((1, 1, 1, 2, 3, 5))
+            self._struck(process, number, paused=paused, after="journal.decide")
+        elif paused or self.chance.random() < _AT_ONCE:
             self._struck(process, self.chance.randint(6, 24), paused=paused)
         work = asyncio.ensure_future(self._opened(warehouse, process, [attempt]))
         while attempt.told == "dead" and not process.dead and not work.done():  # noqa: ASYNC110 - by the clock
@@ -284,24 +298,43 @@ class World:
             await asyncio.wait({work})
             await asyncio.wait({asyncio.ensure_future(warehouse.close())}, timeout=6 * LEASE)
 
-    def _struck(self, process: Process, number: int, *, paused: bool) -> None:
-        """Have it paused or killed just before its message of this number."""
+    def _struck(self, process: Process, number: int, *, paused: bool, after: str = "") -> None:
+        """Have it paused or killed just before its message of this number (see `Process.strike`)."""
         seconds = self.chance.uniform(LEASE, 3 * LEASE)
+        fate = partial(self._pause, process, seconds) if paused else partial(self._killed, process)
+        process.strike(number, fate, after=after)
 
-        def pause() -> None:
-            self._count("process paused", process)
-            process.pause_for(seconds)
+    def _overtaken(self, process: Process, places: Sequence[Place]) -> None:
+        """Have it paused about when it looks at a record, until others have ended what it is at.
 
-        process.strike(number, pause if paused else lambda: self._killed(process))
+        Somebody else may write to one of the records before they do.
+        """
+        seconds = self.chance.uniform(2 * LEASE, 4 * LEASE)
+        both, meddled = self.chance.random() < _BOTH, self.chance.random() < _MEANWHILE
+
+        def overtake() -> None:
+            if both or not self._meanwhile:
+                self._pause(process, seconds)
+                meddle = self.interfere(places, LEASE) if meddled else asyncio.sleep(0)
+                self._meanwhile.append(asyncio.ensure_future(meddle))
+
+        process.strike(self.chance.randint(0, 4), overtake, after=f"{self.chance.choice(places)[0]}.read")
+
+    def _pause(self, process: Process, seconds: float) -> None:
+        self._count("process paused", process)
+        process.pause_for(seconds)
 
     def _killed(self, process: Process) -> None:
         self._count("process killed", process)
         process.kill()
 
-    async def _rescue(self, name: str) -> None:
+    async def _rescue(self, name: str, places: tuple[Place, ...], *, aimed: bool) -> None:
         """A process that recovers what others left, and is paused or killed at some message."""
         warehouse, process = self.warehouse(name)
-        self._struck(process, self.chance.randint(10, 45), paused=self.chance.random() < _PAUSED)
+        if aimed:
+            self._overtaken(process, places)
+        else:
+            self._struck(process, self.chance.randint(10, 45), paused=self.chance.random() < _PAUSED)
         opening = asyncio.ensure_future(self._opened(warehouse, process, []))
         await asyncio.sleep(6 * LEASE)
         if opening.done() and not process.dead:
@@ -324,7 +357,7 @@ class World:
         """Several processes with several transactions each."""
         groups = [self._attempts() for _ in range(self.chance.randint(1, 3))]
         lives = [self.live(f"p{number}", group) for number, group in enumerate(groups)]
-        others = [self.interfere(number, (), 0.5) for number in range(self.chance.choice((0, 0, 1, 2)))]
+        others = [self.interfere((), 0.5) for _ in range(self.chance.choice((0, 0, 1, 2)))]
         await asyncio.gather(*lives, *others, self.read())
 
     async def _peace(self) -> None:
