@@ -259,6 +259,33 @@ async def test_a_late_owner_of_a_saga_takes_back_what_it_made_before_it_goes_on(
         assert "a.execute" not in two.owner.faults.calls
 
 
+@pytest.mark.parametrize("taken", [True, False])
+async def test_an_owner_that_gets_no_reply_to_its_take_over_looks_who_has_it(taken):
+    async with Two("ap") as two:
+        await two.owner.fill("p", {"id": 1, "n": 5})
+
+        async def lose():
+            await two.die()
+            if taken:
+                assert await two.recover() == [("compensated", None)]
+
+        two.owner.faults.before("p.write", lose)
+        two.owner.faults.lose("journal.take_over", ReplyLost("no reply"))
+        result = await two.owner.run(update("p", 1, {"n": 6}), insert("a", {"id": 1}), pattern="saga")
+        assert (result.status, result.residue) == ("compensated" if taken else "completed", [])
+        assert two.owner.everything() == (
+            {"a": {}, "p": {1: {"n": 5}}} if taken else {"a": {1: {}}, "p": {1: {"n": 6}}}
+        )
+
+
+async def test_a_take_over_that_may_still_arrive_leaves_the_outcome_unknown():
+    async with Two("ap") as two:
+        two.owner.faults.before("p.write", two.die)
+        two.owner.faults.fail("journal.take_over", ReplyLost("no reply"))
+        with pytest.raises(OutcomeUnknown):
+            await two.owner.run(insert("p", {"id": 1}), insert("a", {"id": 1}), pattern="saga")
+
+
 async def test_a_late_owner_takes_back_what_it_made_of_a_step_that_failed():
     """It was paused before its first write, and its second one is refused."""
     async with Two("p") as two:

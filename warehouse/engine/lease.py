@@ -11,7 +11,7 @@ from typing import Final
 
 from warehouse.engine.trailing import Trailing
 from warehouse.errors import JournalUnavailable, WarehouseError
-from warehouse.journal.base import Claim, Journal, ReplyLost, Superseded
+from warehouse.journal.base import FINAL, Claim, Journal, ReplyLost, Superseded
 
 _log = logging.getLogger("warehouse")
 # A heartbeat comes so many times a lease.
@@ -92,8 +92,22 @@ class Lease:
         if self.is_ours(claim):
             return claim
         await self.renew()
-        renewed = await self.journal.take_over(claim, self.owner)
+        try:
+            renewed = await self.journal.take_over(claim, self.owner)
+        except ReplyLost:
+            renewed = await self._taken(claim)
         if renewed is None:
             raise Superseded(f"transaction {claim.transaction_id} was taken over")
         self._doubtful.discard(claim.transaction_id)
         return renewed
+
+    async def _taken(self, claim: Claim) -> Claim | None:
+        """Our new claim after a take-over without a reply; None where others were faster.
+
+        Raises ReplyLost while it may still arrive, and JournalUnavailable.
+        """
+        entry = await self.journal.entry(claim.transaction_id)
+        if entry is not None and entry.epoch == claim.epoch and entry.state not in FINAL:
+            raise ReplyLost("the journal did not confirm a take-over")
+        ours = entry is not None and entry.owner == self.owner and entry.state not in FINAL
+        return entry.claim if entry is not None and ours else None

@@ -9,6 +9,7 @@ import selectors
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import count
 from typing import Any, Final, TypeVar
 from unittest import mock
@@ -18,6 +19,10 @@ import anyio.to_thread
 T = TypeVar("T")
 # When every simulation begins, as `time.time`: any moment, but always the same.
 _EPOCH: Final = 1_700_000_000.0
+
+
+# How far ahead (seconds) the wall clock is of whoever runs now; behind, where it is negative.
+ahead: ContextVar[Callable[[], float]] = ContextVar("ahead", default=lambda: 0.0)
 
 
 class Stuck(AssertionError):
@@ -97,7 +102,7 @@ def _replaced(loop: asyncio.AbstractEventLoop, seed: int) -> Iterator[None]:
 
 
 def _wall_clock(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
-    return lambda: _EPOCH + loop.time()
+    return lambda: _EPOCH + loop.time() + ahead.get()()
 
 
 async def end_others() -> None:

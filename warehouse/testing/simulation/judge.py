@@ -8,17 +8,26 @@ from warehouse.testing.simulation.world import RECORDS, Attempt, Place, World
 
 async def judge(world: World) -> list[str]:
     """Everything that does not hold."""
-    entries = {entry.name: entry for entry in await world.journal.entries() if entry.name}
+    entries = [entry for entry in await world.journal.entries() if entry.name]
     out = list(world.problems)
+    twice = 0
     for attempt in world.attempts:
-        out += _of_transaction(world, attempt, entries.get(attempt.name))
-    out += _of_records(world)
-    entries_left = [entry for entry in entries.values() if entry.state not in FINAL]
-    out += [f"{entry.name} is still {entry.state}" for entry in entries_left]
-    every = [lock for entry in entries.values() for lock in entry.locks()]
+        mine = sorted((entry for entry in entries if entry.name == attempt.name), key=_weight)
+        if len({entry.state for entry in mine} & {"completed", "failed"}) > 1:
+            twice |= attempt.bit | attempt.bit << 1  # what was left of a failed call, and all of another
+        else:
+            out += _of_transaction(world, attempt, mine[-1] if mine else None)
+    out += _of_records(world, twice)
+    out += [f"{entry.name} is still {entry.state}" for entry in entries if entry.state not in FINAL]
+    every = [lock for entry in entries for lock in entry.locks()]
     if await world.journal.locked(every) is not None:
         out.append("a record is still locked in the journal")
     return out
+
+
+def _weight(entry: Entry) -> int:
+    """Of several calls with one key, the one that says how it ended has the greatest."""
+    return ["compensated", "failed", "completed"].index(entry.state) if entry.state in FINAL else -1
 
 
 def _of_transaction(world: World, attempt: Attempt, entry: Entry | None) -> list[str]:
@@ -48,6 +57,8 @@ def _of_transaction(world: World, attempt: Attempt, entry: Entry | None) -> list
         and not _told_too_much(world, attempt, state)
     ):
         out.append(f"{about}: they differ")
+    if attempt.number in world.halves and state != "failed":
+        out.append(f"{about}: {world.halves[attempt.number]}")
     if attempt.number in world.seen and not there and state != "failed":
         out.append(f"{about}: a reader saw what never took effect")
     return out
@@ -87,9 +98,12 @@ def _told_too_much(world: World, attempt: Attempt, state: str) -> bool:
     return (attempt.told, state) == ("failed", "compensated") and (attempt.away or changed)
 
 
-def _of_records(world: World) -> list[str]:
-    """No number holds anything but what transactions and foreign writers added, and no foreign write is lost."""
-    known = sum(attempt.bit for attempt in world.attempts)
+def _of_records(world: World, twice: int) -> list[str]:
+    """No number holds anything but what transactions (some perhaps `twice`) and foreign writers added.
+
+    And no foreign write is lost.
+    """
+    known = sum(attempt.bit for attempt in world.attempts) | twice
     out = []
     for tag in world.servers:
         for number in RECORDS:

@@ -155,6 +155,7 @@ class Process(Faults):
         self.name = name
         self.network = network
         self.dead = False
+        self.ahead = 0.0  # seconds by which its wall clock is wrong
         self.connections: list[Callable[[], Awaitable[None]]] = []
         self._going = asyncio.Event()
         self._going.set()

@@ -19,6 +19,7 @@ from warehouse.errors import OutcomeUnknown, StoreContention, WarehouseError
 from warehouse.journal.memory import MemoryJournal
 from warehouse.planning import freeze
 from warehouse.records import ABSENT, Entity
+from warehouse.testing.simulation import clock
 from warehouse.testing.simulation.network import LATEST, Network, Process, Weather
 from warehouse.testing.simulation.stores import Server, attach
 
@@ -41,6 +42,11 @@ _AT_ONCE: Final = 0.75
 _AIMED: Final = 0.5
 _MEANWHILE: Final = 0.8
 _BOTH: Final = 0.3
+# So many transactions have an idempotency key, and are called again with it; and so many processes have a wall clock
+# that is wrong by at most so many seconds, and jumps.
+_KEYED: Final = 0.3
+_WRONG: Final = 0.3
+_FAR: Final = 3600.0
 
 Place = tuple[str, int]
 
@@ -49,13 +55,15 @@ Place = tuple[str, int]
 class Attempt:
     """A transaction: where it adds `1 << number`, and what its caller was told (`dead`: nothing any more).
 
-    `left`: where its caller was told that it could not be undone; `away`: since a store could not be reached.
+    `left`: where its caller was told that it could not be undone; `away`: since a store could not be reached. One
+    that is `keyed` is called more than once with the same idempotency key; `calls` is what each call was told.
     """
 
     number: int
     places: tuple[Place, ...]
     pattern: str
-    told: str = "dead"
+    keyed: bool = False
+    calls: list[str] = field(default_factory=list)
     left: frozenset[Place] = frozenset()
     away: bool = False
 
@@ -65,7 +73,18 @@ class Attempt:
 
     @property
     def bit(self) -> int:
-        return 1 << self.number
+        """What it adds; what it would have added twice is nobody's."""
+        return 1 << 2 * self.number
+
+    @property
+    def told(self) -> str:
+        """What its calls were told, taken together."""
+        for word in ("completed", "failed", "unknown"):
+            if word in self.calls:
+                return word
+        if "dead" in self.calls or not self.calls:
+            return "dead" if len(self.calls) < 2 else "unknown"
+        return self.calls[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +101,10 @@ class Parts:
 
 @dataclass(slots=True)
 class World:
-    """The servers, the network and all that was tried. `seen`: what readers saw, by the number of a transaction."""
+    """The servers, the network and all that was tried.
+
+    `seen`: the numbers of the transactions that readers saw; `halves`: those of which one saw some, and what.
+    """
 
     chance: random.Random
     parts: Parts = field(default_factory=Parts)
@@ -90,6 +112,7 @@ class World:
     attempts: list[Attempt] = field(default_factory=list)
     foreign: dict[Place, list[int]] = field(default_factory=dict)
     seen: set[int] = field(default_factory=set)
+    halves: dict[int, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
     network: Network = field(init=False)
@@ -136,12 +159,23 @@ class World:
             transactions={"lock_timeout": 2, "timeout": 6, "grace": 3},
         )
         attach(warehouse, process, list(self.servers.values()), self.journal)
+        clock.ahead.set(lambda: process.ahead)
+        self._set(process)
         for tag in PLANNED:
             process.declare(tag, settle=self.parts.settle)
         for tag in ASKS:
             process.declare(tag, asks=True)
         self.processes.append(process)
         return warehouse, process
+
+    def _set(self, process: Process) -> None:
+        """Have its wall clock jump, in some processes."""
+        if self.chance.random() < _WRONG:
+            process.ahead += self.chance.uniform(-_FAR, _FAR)
+            self._count("clock jumped", process)
+            asyncio.get_running_loop().call_later(
+                self.chance.uniform(0.1, 2 * LEASE), partial(self._set, process)
+            )
 
     async def live(self, name: str, work: list[Attempt]) -> None:
         """A process that runs transactions, some side by side, and is killed or paused on the way, or neither."""
@@ -186,19 +220,23 @@ class World:
             for tag, number in attempt.places
         ]
         options: Any = {"name": attempt.name, "pattern": attempt.pattern}
+        if attempt.keyed:
+            options["idempotency_key"] = attempt.name
+        call = len(attempt.calls)
+        attempt.calls.append("dead")
         try:
             result = await warehouse.transaction(operations, **options)
             told: str = result.status
-            attempt.left = frozenset((item.tag, item.key["id"]) for item in result.residue)
+            attempt.left |= {(item.tag, item.key["id"]) for item in result.residue}
             attempt.away = any(item.reason == "unreachable" for item in result.residue)
         except OutcomeUnknown:
             told = "unknown"
         except WarehouseError:
             told = "refused"
         await process.awake()  # a dead caller hears nothing
-        attempt.told = told
-        self.network.note(f"{attempt.name} told {attempt.told}")
-        if attempt.told == "completed":
+        attempt.calls[call] = told
+        self.network.note(f"{attempt.name} told {told}")
+        if told == "completed":
             await self._look(warehouse, self.chance.choice(attempt.places)[0], attempt)
 
     async def _look(self, warehouse: AsyncWarehouse, tag: str, own: Attempt | None = None) -> None:
@@ -211,7 +249,7 @@ class World:
         for attempt in self.attempts:
             here = {bool(numbers[number] & attempt.bit) for store, number in attempt.places if store == tag}
             if len(here) == 2:
-                self.problems.append(f"a reader saw half of {attempt.name} in {tag}: {numbers}")
+                self.halves[attempt.number] = f"a reader saw half of it in {tag}: {numbers}"
             if True in here:
                 self.seen.add(attempt.number)
             elif attempt is own:
@@ -358,7 +396,14 @@ class World:
         groups = [self._attempts() for _ in range(self.chance.randint(1, 3))]
         lives = [self.live(f"p{number}", group) for number, group in enumerate(groups)]
         others = [self.interfere((), 0.5) for _ in range(self.chance.choice((0, 0, 1, 2)))]
-        await asyncio.gather(*lives, *others, self.read())
+        keyed = [attempt for attempt in self.attempts if attempt.keyed]
+        await asyncio.gather(*lives, *others, self.read(), self._again(keyed))
+
+    async def _again(self, attempts: list[Attempt]) -> None:
+        """Who did not hear how its calls ended makes them again, in another process."""
+        if attempts:
+            await asyncio.sleep(self.chance.uniform(0, 3 * LEASE))
+            await self.live("again", attempts)
 
     async def _peace(self) -> None:
         self.network.weather = Weather()
@@ -395,7 +440,7 @@ class World:
                 (tag, number) for tag in tags for number in RECORDS[: self.chance.choice((1, 1, 2))]
             ]
             places = tuple(self.chance.sample(everywhere, self.chance.choice((1, 2, 2, 3))))
-            attempt = Attempt(len(self.attempts), places, pattern)
+            attempt = Attempt(len(self.attempts), places, pattern, keyed=self.chance.random() < _KEYED)
             self.attempts.append(attempt)
             out.append(attempt)
         return out
