@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from warehouse.journal.base import FINAL, Entry
-from warehouse.testing.simulation.world import RECORDS, Attempt, Place, World
+from warehouse.testing.simulation.attempts import DELETED, RECORDS, Attempt, Place
+from warehouse.testing.simulation.world import World
 
 
 async def judge(world: World) -> list[str]:
@@ -17,6 +20,7 @@ async def judge(world: World) -> list[str]:
             twice |= attempt.bit | attempt.bit << 1  # what was left of a failed call, and all of another
         else:
             out += _of_transaction(world, attempt, mine[-1] if mine else None)
+        out += _of_own(world, attempt)
     out += _of_records(world, twice)
     out += [f"{entry.name} is still {entry.state}" for entry in entries if entry.state not in FINAL]
     every = [lock for entry in entries for lock in entry.locks()]
@@ -31,7 +35,7 @@ def _weight(entry: Entry) -> int:
 
 
 def _of_transaction(world: World, attempt: Attempt, entry: Entry | None) -> list[str]:
-    there = {place for place in attempt.places if world.value(place) & attempt.bit}
+    there = {place for place in attempt.places if attempt.is_seen(place[1], world.image(place))}
     places = set(attempt.places)
     state = None if entry is None else entry.state
     about = f"{attempt.name} ({attempt.pattern}, {attempt.places}) told {attempt.told}, journal {state}"
@@ -57,6 +61,8 @@ def _of_transaction(world: World, attempt: Attempt, entry: Entry | None) -> list
         and not _told_too_much(world, attempt, state)
     ):
         out.append(f"{about}: they differ")
+    if attempt.number in world.unseen:
+        out.append(f"{about}: {world.unseen[attempt.number]}")
     if attempt.number in world.halves and state != "failed":
         out.append(f"{about}: {world.halves[attempt.number]}")
     if attempt.number in world.seen and not there and state != "failed":
@@ -96,6 +102,18 @@ def _told_too_much(world: World, attempt: Attempt, state: str) -> bool:
     others = {place for other in world.attempts if other is not attempt for place in other.places}
     changed = not others.union(world.foreign).isdisjoint(attempt.places)
     return (attempt.told, state) == ("failed", "compensated") and (attempt.away or changed)
+
+
+def _of_own(world: World, attempt: Attempt) -> list[str]:
+    """What it inserted, or deleted and gave back, holds what it held, but for what foreign writers added."""
+    out = []
+    for place in attempt.places:
+        image = world.image(place)
+        if place[1] not in RECORDS and isinstance(image, Mapping):
+            value = image["n"] & ~sum(world.foreign.get(place, []))
+            if value != (attempt.bit if place[1] < DELETED else 0):
+                out.append(f"{place} of {attempt.name} is {image}")
+    return out
 
 
 def _of_records(world: World, twice: int) -> list[str]:

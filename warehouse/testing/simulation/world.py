@@ -1,7 +1,6 @@
 """What happens in a simulation: processes that run transactions, readers, foreign writers, and their misfortunes.
 
-Every transaction adds a power of two of its own to a number in each of its records, and every foreign writer one
-to a record: so a record's number says who has changed it.
+As transactions do (see `attempts`), every foreign writer adds a power of two of its own to a number in a record.
 """
 
 from __future__ import annotations
@@ -18,13 +17,12 @@ from warehouse.client import AsyncWarehouse
 from warehouse.errors import OutcomeUnknown, StoreContention, WarehouseError
 from warehouse.journal.memory import MemoryJournal
 from warehouse.planning import freeze
-from warehouse.records import ABSENT, Entity
+from warehouse.records import ABSENT, Absent, Image
 from warehouse.testing.simulation import clock
+from warehouse.testing.simulation.attempts import DELETED, ENTITY, INSERTED, RECORDS, Attempt, Place, own
 from warehouse.testing.simulation.network import LATEST, Network, Process, Weather
 from warehouse.testing.simulation.stores import Server, attach
 
-ENTITY: Final = Entity("things")
-RECORDS: Final = (1, 2, 3)
 LEASE: Final = 2.0
 # a and b have transactions, c can also be asked for their outcome; p and q have none.
 HELD: Final = ("a", "b", "c")
@@ -45,46 +43,10 @@ _BOTH: Final = 0.3
 # So many transactions have an idempotency key, and are called again with it; and so many processes have a wall clock
 # that is wrong by at most so many seconds, and jumps.
 _KEYED: Final = 0.3
+# So many of the records of a duel are shared; the others are inserted or deleted.
+_SHARED: Final = 0.7
 _WRONG: Final = 0.3
 _FAR: Final = 3600.0
-
-Place = tuple[str, int]
-
-
-@dataclass(slots=True)
-class Attempt:
-    """A transaction: where it adds `1 << number`, and what its caller was told (`dead`: nothing any more).
-
-    `left`: where its caller was told that it could not be undone; `away`: since a store could not be reached. One
-    that is `keyed` is called more than once with the same idempotency key; `calls` is what each call was told.
-    """
-
-    number: int
-    places: tuple[Place, ...]
-    pattern: str
-    keyed: bool = False
-    calls: list[str] = field(default_factory=list)
-    left: frozenset[Place] = frozenset()
-    away: bool = False
-
-    @property
-    def name(self) -> str:
-        return f"t{self.number}"
-
-    @property
-    def bit(self) -> int:
-        """What it adds; what it would have added twice is nobody's."""
-        return 1 << 2 * self.number
-
-    @property
-    def told(self) -> str:
-        """What its calls were told, taken together."""
-        for word in ("completed", "failed", "unknown"):
-            if word in self.calls:
-                return word
-        if "dead" in self.calls or not self.calls:
-            return "dead" if len(self.calls) < 2 else "unknown"
-        return self.calls[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +65,8 @@ class Parts:
 class World:
     """The servers, the network and all that was tried.
 
-    `seen`: the numbers of the transactions that readers saw; `halves`: those of which one saw some, and what.
+    By the number of a transaction, what readers saw: `seen` if any of it, `halves` if not all, `unseen` if nothing
+    after its caller was told that it completed.
     """
 
     chance: random.Random
@@ -113,6 +76,7 @@ class World:
     foreign: dict[Place, list[int]] = field(default_factory=dict)
     seen: set[int] = field(default_factory=set)
     halves: dict[int, str] = field(default_factory=dict)
+    unseen: dict[int, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
     network: Network = field(init=False)
@@ -137,10 +101,15 @@ class World:
     def _space(server: Server) -> Any:
         return server.adapter._store.space  # type: ignore[attr-defined]  # noqa: SLF001 - past the warehouse
 
-    def value(self, place: Place) -> int:
-        """The number in a record, as the store has it."""
+    def image(self, place: Place) -> Image:
+        """A record, as the store has it."""
         tag, number = place
-        image = self._space(self.servers[tag]).table(ENTITY).get(freeze({"id": number}), ABSENT)
+        image: Image = self._space(self.servers[tag]).table(ENTITY).get(freeze({"id": number}), ABSENT)
+        return image
+
+    def value(self, place: Place) -> int:
+        """The number in a record."""
+        image = self.image(place)
         assert isinstance(image, Mapping), f"{place} is gone"
         return int(image["n"])
 
@@ -210,22 +179,13 @@ class World:
 
     async def _run(self, warehouse: AsyncWarehouse, process: Process, attempt: Attempt) -> None:
         await asyncio.sleep(self.chance.uniform(0, 0.2))
-        operations = [
-            {
-                "operation": "update",
-                "from": {"tag": tag, "entity": ENTITY.name},
-                "where": {"id": number},
-                "data": {"n": {"$increment": attempt.bit}},
-            }
-            for tag, number in attempt.places
-        ]
         options: Any = {"name": attempt.name, "pattern": attempt.pattern}
         if attempt.keyed:
             options["idempotency_key"] = attempt.name
         call = len(attempt.calls)
         attempt.calls.append("dead")
         try:
-            result = await warehouse.transaction(operations, **options)
+            result = await warehouse.transaction(attempt.operations(), **options)
             told: str = result.status
             attempt.left |= {(item.tag, item.key["id"]) for item in result.residue}
             attempt.away = any(item.reason == "unreachable" for item in result.residue)
@@ -245,17 +205,16 @@ class World:
             rows = await warehouse.find({"tag": tag, "entity": ENTITY.name})
         except WarehouseError:
             return
-        numbers = {row["id"]: row["n"] for row in rows}
+        found = {row["id"]: row for row in rows}
         for attempt in self.attempts:
-            here = {bool(numbers[number] & attempt.bit) for store, number in attempt.places if store == tag}
+            mine = [number for store, number in attempt.places if store == tag]
+            here = {attempt.is_seen(number, found.get(number, ABSENT)) for number in mine}
             if len(here) == 2:
-                self.halves[attempt.number] = f"a reader saw half of it in {tag}: {numbers}"
+                self.halves[attempt.number] = f"a reader saw half of it in {tag}: {found}"
             if True in here:
                 self.seen.add(attempt.number)
             elif attempt is own:
-                self.problems.append(
-                    f"{attempt.name} was told completed, and a reader did not see it in {tag}"
-                )
+                self.unseen[attempt.number] = f"a reader did not see it in {tag}"
 
     async def read(self) -> None:
         """A process that only reads."""
@@ -278,6 +237,8 @@ class World:
                 await unit.read(await server.adapter.describe(ENTITY), [{"id": place[1]}])
             except StoreContention:
                 return
+            if isinstance(self.image(place), Absent):
+                return
             value = self.value(place) + bit
             self._space(server).put(ENTITY, {"id": place[1]}, {"id": place[1], "n": value})
         self.foreign.setdefault(place, []).append(bit)
@@ -295,7 +256,7 @@ class World:
     async def duel(self) -> None:
         """A transaction whose owner dies at some message, and two who recover it, paused at some message each."""
         first = self._duellist(self.chance.choice(("staged", "staged", "saga", "two_phase_commit")))
-        second = self._duellist("staged", first.places)
+        second = self._duellist("staged", tuple((tag, 1) for tag, _ in first.places))
         aimed = self.chance.random() < _AIMED
         await asyncio.gather(
             self._strike("owner", first, aimed=aimed),
@@ -307,16 +268,28 @@ class World:
         await asyncio.gather(*self._meanwhile)
 
     def _duellist(self, pattern: str, among: tuple[Place, ...] = ()) -> Attempt:
-        held = [(tag, 1) for tag in HELD]
-        planned = [] if pattern == "two_phase_commit" else [(tag, 1) for tag in PLANNED]
+        held = [(tag, self._record()) for tag in HELD]
+        planned = [] if pattern == "two_phase_commit" else [(tag, self._record()) for tag in PLANNED]
         places = among or (*self.chance.sample(held, 2), *self.chance.sample(planned, min(1, len(planned))))
-        attempt = Attempt(
-            len(self.attempts),
-            tuple(self.chance.sample(places, self.chance.choice((2, 2, 3)) if len(places) > 2 else 2)),
-            pattern,
-        )
-        self.attempts.append(attempt)
-        return attempt
+        some = self.chance.sample(places, self.chance.choice((2, 2, 3)) if len(places) > 2 else 2)
+        return self._attempt(some, pattern)
+
+    def _others(self) -> list[int]:
+        """Sometimes, what is inserted or deleted."""
+        return [record] if (record := self._record()) not in RECORDS else []
+
+    def _record(self) -> int:
+        return 1 if self.chance.random() < _SHARED else self.chance.choice((INSERTED, DELETED))
+
+    def _attempt(self, places: Sequence[Place], pattern: str, *, keyed: bool = False) -> Attempt:
+        """A transaction on these records, or some of its own in their places; what it deletes is there."""
+        number = len(self.attempts)
+        mine = tuple((tag, own(number, record)) for tag, record in places)
+        for tag, record in mine:
+            if record >= DELETED:
+                self._space(self.servers[tag]).put(ENTITY, {"id": record}, {"id": record, "n": 0})
+        self.attempts.append(Attempt(number, mine, pattern, keyed))
+        return self.attempts[-1]
 
     async def _strike(self, name: str, attempt: Attempt, *, aimed: bool) -> None:
         """A process that is killed or paused at some message, or killed right after its caller was told."""
@@ -437,10 +410,10 @@ class World:
             pattern = self.chance.choice(("staged", "staged", "staged", "saga", "two_phase_commit"))
             tags = HELD if pattern == "two_phase_commit" else (*HELD, *PLANNED)
             everywhere = [
-                (tag, number) for tag in tags for number in RECORDS[: self.chance.choice((1, 1, 2))]
+                (tag, number)
+                for tag in tags
+                for number in (*RECORDS[: self.chance.choice((1, 1, 2))], *self._others())
             ]
-            places = tuple(self.chance.sample(everywhere, self.chance.choice((1, 2, 2, 3))))
-            attempt = Attempt(len(self.attempts), places, pattern, keyed=self.chance.random() < _KEYED)
-            self.attempts.append(attempt)
-            out.append(attempt)
+            places = self.chance.sample(everywhere, self.chance.choice((1, 2, 2, 3)))
+            out.append(self._attempt(places, pattern, keyed=self.chance.random() < _KEYED))
         return out
