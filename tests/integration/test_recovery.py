@@ -259,6 +259,26 @@ async def test_a_late_owner_of_a_saga_takes_back_what_it_made_before_it_goes_on(
         assert "a.execute" not in two.owner.faults.calls
 
 
+async def test_a_late_owner_does_not_wait_for_the_end_to_take_back_what_it_made():
+    """Whoever took over has looked, found nothing made, and takes longer than the owner waits."""
+    async with Two("ap") as two:
+        await two.owner.fill("p", {"id": 1, "n": 5})
+        paused, go = pause(two.other, "p.commit")
+        recovering = []
+
+        async def lose():
+            await two.die()
+            recovering.append(asyncio.ensure_future(two.recover()))
+            await asyncio.wait_for(paused.wait(), 5)
+
+        two.owner.faults.before("p.write", lose)
+        with pytest.raises(OutcomeUnknown):
+            await two.owner.run(update("p", 1, {"n": 6}), insert("a", {"id": 1}), pattern="saga")
+        go.set()
+        assert await recovering[0] == [("compensated", None)]
+        assert two.owner.everything() == {"a": {}, "p": {1: {"n": 5}}}
+
+
 @pytest.mark.parametrize("taken", [True, False])
 async def test_an_owner_that_gets_no_reply_to_its_take_over_looks_who_has_it(taken):
     async with Two("ap") as two:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -144,14 +144,17 @@ async def follow(run: Run, taken: Superseded, states: Sequence[StepState]) -> St
     """
     await run.close()
     run.journaled = False  # it is not ours any more
-    entry = await ended(run.journal, run.id, time.monotonic() + run.options.grace)
+    give_up = time.monotonic() + run.options.grace
+    left: list[Residue] = []
+    if await goes_backward(run.journal, run.id, give_up):
+        late = [replace(state, known=False) for state in states]
+        left = await undo(run.terms().too_late(), run.last_first(late))
+    entry = await ended(run.journal, run.id, give_up)
     if entry is None:
         raise unknown(run, taken.message)
     if entry.state == "completed":
         run.end("completed")
         return None
-    late = [replace(state, known=False) for state in states]
-    left = await undo(run.terms().too_late(), run.last_first(late))
     run.residue += [Residue.model_validate(item) for item in entry.detail.get("residue", ())] + left
     failure = run.fail(run.first_made, taken, taken)
     if entry.state == "failed" or left:
@@ -160,12 +163,23 @@ async def follow(run: Run, taken: Superseded, states: Sequence[StepState]) -> St
     return failure
 
 
-async def ended(journal: Journal, transaction_id: str, give_up: float) -> Entry | None:
-    """The entry of a transaction once it has ended; None where it has not by `give_up` (monotonic seconds)."""
+async def goes_backward(journal: Journal, transaction_id: str, give_up: float) -> bool:
+    """Whether whoever has taken a transaction over undoes it; false, too, where that is not known by `give_up`."""
+    entry = await ended(journal, transaction_id, give_up, FINAL | {"compensating"})
+    return entry is not None and entry.state != "completed"
+
+
+async def ended(
+    journal: Journal, transaction_id: str, give_up: float, states: Collection[State] = FINAL
+) -> Entry | None:
+    """The entry of a transaction once it has ended, or has come to one of these states.
+
+    None where it has not by `give_up` (monotonic seconds).
+    """
     for attempt in count(1):
         with suppress(JournalUnavailable):
             entry = await journal.entry(transaction_id)
-            if entry is not None and entry.state in FINAL:
+            if entry is not None and entry.state in states:
                 return entry
         if time.monotonic() >= give_up:
             break

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import Any
 
 import anyio
@@ -25,9 +24,9 @@ from warehouse.engine.compensate import (
     redo,
     undo,
 )
-from warehouse.engine.retry import back_off
+from warehouse.engine.durable import goes_backward
 from warehouse.engine.takeback import CallMade
-from warehouse.errors import InvalidOperation, JournalUnavailable, StoreError, TransientError, WarehouseError
+from warehouse.errors import InvalidOperation, StoreError, TransientError, WarehouseError
 from warehouse.journal.base import Entry, EntryStep, Journal, Superseded
 from warehouse.records import Absent, Entity, same_image
 from warehouse.registry import Participant, Registry
@@ -198,15 +197,7 @@ class Ending:
     async def _take_back(self, late: Sequence[Done]) -> None:
         """Undo what was written too late, if whoever took over goes, or went, backward."""
         give_up = time.monotonic() + self._terms.grace
-        state = None
-        for attempt in count(1):
-            with suppress(JournalUnavailable):
-                entry = await self._journal.entry(self._entry.transaction_id)
-                state = None if entry is None else entry.state
-            if state != "committing" or time.monotonic() >= give_up:
-                break
-            await anyio.sleep(back_off(attempt))
-        if state in {"compensating", "compensated", "failed"}:
+        if await goes_backward(self._journal, self._entry.transaction_id, give_up):
             for item in await undo(self._terms.too_late(), list(late)):
                 _log.warning("what was made again too late is left in %s", item)
 

@@ -47,6 +47,11 @@ class Server:
             return Outcome.COMMITTED
         return Outcome.OPEN if token in self.open else Outcome.ROLLED_BACK
 
+    async def restart(self) -> None:
+        """Crash, and come back: what was neither committed nor prepared is gone, and so is every connection."""
+        for session in list(self.open.values()):
+            await session.hang_up()
+
 
 class Session:
     """A held unit as its server sees it: one message after the other, and nothing after its end."""
@@ -100,7 +105,7 @@ class Session:
                 await self._unit.rollback()
 
     async def hang_up(self) -> None:
-        """The client is gone: roll back, but for what was prepared."""
+        """The client, or the server, is gone: roll back, but for what was prepared."""
         if self._prepared:
             self._server.open.pop(self.name, None)
         else:

@@ -225,6 +225,14 @@ class World:
             await asyncio.sleep(self.chance.uniform(0, 0.05))
         await warehouse.close()
 
+    async def restart(self, until: float) -> None:
+        """A server crashes and comes back."""
+        server = self.servers[self.chance.choice(HELD)]
+        await asyncio.sleep(self.chance.uniform(0, until))
+        self.network.faults["server restarted"] += 1
+        self.network.note(f"{server.tag} restarted")
+        await server.restart()
+
     async def interfere(self, places: Sequence[Place], until: float) -> None:
         """Somebody who knows nothing of the warehouse adds to one of these records, as its store lets them."""
         bit = 1 << _FOREIGN + self._strangers
@@ -264,6 +272,7 @@ class World:
             self._rescue("rescuer 1", first.places, aimed=aimed),
             self._later(second),
             *(self.interfere(first.places, 4 * LEASE) for _ in range(self.chance.choice((1, 1, 2)))),
+            *(self.restart(4 * LEASE) for _ in range(self.chance.choice((0, 0, 1)))),
         )
         await asyncio.gather(*self._meanwhile)
 
@@ -369,6 +378,7 @@ class World:
         groups = [self._attempts() for _ in range(self.chance.randint(1, 3))]
         lives = [self.live(f"p{number}", group) for number, group in enumerate(groups)]
         others = [self.interfere((), 0.5) for _ in range(self.chance.choice((0, 0, 1, 2)))]
+        others += [self.restart(0.5) for _ in range(self.chance.choice((0, 0, 0, 1, 2)))]
         keyed = [attempt for attempt in self.attempts if attempt.keyed]
         await asyncio.gather(*lives, *others, self.read(), self._again(keyed))
 
