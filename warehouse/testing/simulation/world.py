@@ -40,9 +40,8 @@ _AT_ONCE: Final = 0.75
 _AIMED: Final = 0.5
 _MEANWHILE: Final = 0.8
 _BOTH: Final = 0.3
-# So many transactions have an idempotency key, and are called again with it (but for sagas: a late owner takes what the
-# second call made for what it made itself, where both made the same of a record); and so many processes have a wall clock
-# that is wrong by at most so many seconds, and jumps.
+# So many transactions have an idempotency key, and are called again with it. (Not sagas: a late owner takes what the
+# second call made for its own.) So many processes have a wall clock that is wrong by some seconds, and jumps.
 _KEYED: Final = 0.3
 # So many of the records of a duel are shared; the others are inserted or deleted.
 _SHARED: Final = 0.7
