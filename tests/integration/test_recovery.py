@@ -298,10 +298,27 @@ async def test_an_owner_that_gets_no_reply_to_its_take_over_looks_who_has_it(tak
         )
 
 
+@pytest.mark.parametrize("call", ["beat", "take_over"])
+@pytest.mark.parametrize("error", [JournalUnavailable("restarting"), ReplyLost("no reply")])
+async def test_a_late_owner_asks_a_journal_that_is_away_again(call, error):
+    async with Two("ap") as two:
+        await two.owner.fill("p", {"id": 1, "n": 5})
+
+        async def lose():
+            await two.die()
+            assert await two.recover() == [("compensated", None)]
+
+        two.owner.faults.before("p.write", lose)
+        two.owner.faults.fail(f"journal.{call}", error, nth=1 if call == "take_over" else 2)
+        result = await two.owner.run(update("p", 1, {"n": 6}), insert("a", {"id": 1}), pattern="saga")
+        assert (result.status, result.residue) == ("compensated", [])
+        assert two.owner.everything() == {"a": {}, "p": {1: {"n": 5}}}
+
+
 async def test_a_take_over_that_may_still_arrive_leaves_the_outcome_unknown():
     async with Two("ap") as two:
         two.owner.faults.before("p.write", two.die)
-        two.owner.faults.fail("journal.take_over", ReplyLost("no reply"))
+        two.owner.faults.fail("journal.take_over", ReplyLost("no reply"), times=None)
         with pytest.raises(OutcomeUnknown):
             await two.owner.run(insert("p", {"id": 1}), insert("a", {"id": 1}), pattern="saga")
 

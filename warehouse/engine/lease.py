@@ -92,9 +92,10 @@ class Lease:
         if self.is_ours(claim):
             return claim
         await self.renew()
-        try:
+        renewed: Claim | None = None
+        with suppress(ReplyLost):
             renewed = await self.journal.take_over(claim, self.owner)
-        except ReplyLost:
+        if renewed is None:
             renewed = await self._taken(claim)
         if renewed is None:
             raise Superseded(f"transaction {claim.transaction_id} was taken over")
@@ -102,7 +103,7 @@ class Lease:
         return renewed
 
     async def _taken(self, claim: Claim) -> Claim | None:
-        """Our new claim after a take-over without a reply; None where others were faster.
+        """Our new claim, where a take-over got no reply, then or before; None where others were faster.
 
         Raises ReplyLost while it may still arrive, and JournalUnavailable.
         """

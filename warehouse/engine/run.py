@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import count
 from typing import Any, cast
 
 import anyio
@@ -17,7 +18,7 @@ from warehouse.engine.lease import Lease
 from warehouse.engine.options import Options
 from warehouse.engine.plan import AnyStep, Step, no_reference
 from warehouse.engine.references import reference
-from warehouse.engine.retry import Retries
+from warehouse.engine.retry import Retries, back_off
 from warehouse.engine.state import OpenUnit, StepState, TimedOut
 from warehouse.engine.takeback import CallMade
 from warehouse.engine.trailing import Moment
@@ -82,11 +83,20 @@ class Run:
         return self.claim.transaction_id
 
     async def keep(self) -> None:
-        """Make sure that the (journaled) transaction is still ours. Raises Superseded or OutcomeUnknown."""
-        try:
-            self.claim = await self.lease.keep(self.claim)
-        except (JournalUnavailable, ReplyLost) as error:
-            raise unknown(self, error.message) from error
+        """Make sure that the (journaled) transaction is still ours. Raises Superseded or OutcomeUnknown.
+
+        Where the lease has run out, and the journal is away, it is asked again for `grace`: what was written too late
+        is taken back only by who knows it.
+        """
+        give_up = time.monotonic() + self.options.grace
+        for attempt in count(1):
+            try:
+                self.claim = await self.lease.keep(self.claim)
+                return
+            except (JournalUnavailable, ReplyLost) as error:
+                if time.monotonic() >= give_up:
+                    raise unknown(self, error.message) from error
+            await anyio.sleep(back_off(attempt))
 
     def release(self) -> None:
         """Nothing here brings it to its end any more: if it has none, recovery does."""
