@@ -140,14 +140,15 @@ def trail(run: Run) -> None:
 async def follow(run: Run, taken: Superseded, states: Sequence[StepState]) -> StepFailed | None:
     """End as the process that took the transaction over ends it; what we wrote too late is taken back.
 
+    That is never what a store with transactions committed: whoever took over has waited for its locks, and undone it.
     As `_backward`. Raises OutcomeUnknown where that process does not come to an end within `grace`.
     """
     await run.close()
     run.journaled = False  # it is not ours any more
     give_up = time.monotonic() + run.options.grace
     left: list[Residue] = []
-    if await goes_backward(run.journal, run.id, give_up):
-        late = [replace(state, known=False) for state in states]
+    late = [replace(state, known=False) for state in states if state.calls or state.guarded]
+    if late and await goes_backward(run.journal, run.id, give_up):
         left = await undo(run.terms().too_late(), run.last_first(late))
     entry = await ended(run.journal, run.id, give_up)
     if entry is None:

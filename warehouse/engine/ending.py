@@ -25,6 +25,7 @@ from warehouse.engine.compensate import (
     undo,
 )
 from warehouse.engine.durable import goes_backward
+from warehouse.engine.retry import insist
 from warehouse.engine.takeback import CallMade
 from warehouse.errors import InvalidOperation, StoreError, TransientError, WarehouseError
 from warehouse.journal.base import Entry, EntryStep, Journal, Superseded
@@ -185,14 +186,15 @@ class Ending:
         done = [Done(step, step.entry.changes, known=False) for step in steps]
         guarded = not steps[0].participant.adapter.capabilities.holds
         try:
-            made = await self._make(steps, done)
-            if guarded:
-                await self._keep()
+            try:
+                return await self._make(steps, done)
+            finally:
+                if guarded:
+                    await insist(self._keep, self._terms.grace)
         except Superseded:
             if guarded:
                 await self._take_back(done)
             raise
-        return made
 
     async def _take_back(self, late: Sequence[Done]) -> None:
         """Undo what was written too late, if whoever took over goes, or went, backward."""

@@ -108,7 +108,8 @@ class Lease:
         Raises ReplyLost while it may still arrive, and JournalUnavailable.
         """
         entry = await self.journal.entry(claim.transaction_id)
-        if entry is not None and entry.epoch == claim.epoch and entry.state not in FINAL:
+        if entry is None or entry.state in FINAL:
+            return None
+        if entry.epoch == claim.epoch:
             raise ReplyLost("the journal did not confirm a take-over")
-        ours = entry is not None and entry.owner == self.owner and entry.state not in FINAL
-        return entry.claim if entry is not None and ours else None
+        return entry.claim if entry.owner == self.owner else None

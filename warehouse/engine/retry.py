@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 import anyio
 
@@ -17,15 +18,32 @@ from warehouse.errors import (
     TransientError,
     WarehouseError,
 )
+from warehouse.journal.base import ReplyLost
 from warehouse.operations import Operation
 
 _FIRST = 0.01
 _LONGEST = 1.0
+_PASSING = TransientError | JournalUnavailable
+T = TypeVar("T")
 
 
 def back_off(attempt: int) -> float:
     """Seconds to wait after attempt number `attempt`: exponential, with full jitter (Brooker, AWS, 2015)."""
     return random.uniform(_FIRST / 2, min(_LONGEST, _FIRST * 2.0**attempt))  # noqa: S311 - no secret
+
+
+async def insist(ask: Callable[[], Awaitable[T]], seconds: float) -> T:
+    """What the journal answers; for so many seconds it is asked again where it is away, or its reply was lost."""
+    give_up = time.monotonic() + seconds
+    attempt = 0
+    while True:
+        try:
+            return await ask()
+        except (JournalUnavailable, ReplyLost):
+            if time.monotonic() >= give_up:
+                raise
+        attempt += 1
+        await anyio.sleep(back_off(attempt))
 
 
 def is_contention(error: WarehouseError | None) -> bool:
@@ -56,9 +74,7 @@ class Retries:
         if is_contention(reason):
             self._contended_since = self._contended_since or time.monotonic()
             left = self._contended_since + self._options.lock_timeout - time.monotonic()
-        elif isinstance(reason, TransientError | JournalUnavailable) and self._retries < self._allowed(
-            failure
-        ):
+        elif isinstance(reason, _PASSING) and self._retries < self._allowed(failure):
             self._retries += 1
             left = remaining
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from itertools import count
 from typing import Any, cast
 
 import anyio
@@ -18,7 +17,7 @@ from warehouse.engine.lease import Lease
 from warehouse.engine.options import Options
 from warehouse.engine.plan import AnyStep, Step, no_reference
 from warehouse.engine.references import reference
-from warehouse.engine.retry import Retries, back_off
+from warehouse.engine.retry import Retries, insist
 from warehouse.engine.state import OpenUnit, StepState, TimedOut
 from warehouse.engine.takeback import CallMade
 from warehouse.engine.trailing import Moment
@@ -88,15 +87,10 @@ class Run:
         Where the lease has run out, and the journal is away, it is asked again for `grace`: what was written too late
         is taken back only by who knows it.
         """
-        give_up = time.monotonic() + self.options.grace
-        for attempt in count(1):
-            try:
-                self.claim = await self.lease.keep(self.claim)
-                return
-            except (JournalUnavailable, ReplyLost) as error:
-                if time.monotonic() >= give_up:
-                    raise unknown(self, error.message) from error
-            await anyio.sleep(back_off(attempt))
+        try:
+            self.claim = await insist(lambda: self.lease.keep(self.claim), self.options.grace)
+        except (JournalUnavailable, ReplyLost) as error:
+            raise unknown(self, error.message) from error
 
     def release(self) -> None:
         """Nothing here brings it to its end any more: if it has none, recovery does."""

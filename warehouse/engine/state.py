@@ -53,6 +53,11 @@ class StepState:
         """Whether it made, or may have made, a call that had an effect."""
         return self.called is not None and self.called.counts
 
+    @property
+    def guarded(self) -> bool:
+        """Whether it is of a store without transactions, where each write stands for itself."""
+        return isinstance(self.step, Step) and not self.step.participant.adapter.capabilities.holds
+
     def made(self) -> Done | CallMade:
         """What it changed, or called."""
         if isinstance(self.step, CallStep):
