@@ -279,6 +279,59 @@ async def test_a_late_owner_takes_nothing_back_of_a_store_with_transactions():
         assert two.owner.everything() == {"a": {1: {"n": 6}}, "b": {}}
 
 
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_late_owner_leaves_the_same_change_that_somebody_else_has_made_since(ended):
+    """As a caller does that gets no answer, and calls again."""
+    async with Two("ap") as two:
+        await two.owner.fill("p", {"id": 1, "n": 5})
+        steps = update("p", 1, {"n": 6}), insert("a", {"id": 1})
+        twins = []
+
+        async def lose():
+            await two.lose()
+            await two.third.warehouse.open()
+            made, go_on = pause(two.third, "a.commit") if not ended else (None, None)
+            twins.append((asyncio.ensure_future(two.third.run(*steps, pattern="saga")), go_on))
+            await asyncio.wait_for(twins[0][0] if ended else made.wait(), 5)
+
+        two.owner.faults.before("p.write", lose)
+        result = await two.owner.run(*steps, pattern="saga")
+        assert (result.status, result.residue) == ("compensated", [])
+        assert two.owner.rows("p") == {1: {"n": 6}}
+        ((twin, go_on),) = twins
+        if not ended:
+            go_on.set()
+        assert (await twin).status == "completed"
+        assert two.owner.everything() == {"a": {1: {}}, "p": {1: {"n": 6}}}
+
+
+@pytest.mark.parametrize("kind", ["before", "another field", "undone"])
+async def test_a_late_owner_takes_back_what_nobody_else_has_made_since(kind):
+    async with Two("ap") as two:
+        await two.owner.fill("p", {"id": 1, "n": 5, "m": 5})
+        twin = update("p", 1, {"n": 6})
+        if kind == "before":
+            assert (await two.other.run(twin)).status == "completed"
+            assert (await two.other.run(update("p", 1, {"n": 5}))).status == "completed"
+
+        async def lose():
+            await two.lose()
+            await two.third.warehouse.open()
+            if kind == "another field":
+                assert (await two.third.run(update("p", 1, {"m": 6}), pattern="saga")).status == "completed"
+            elif kind == "undone":
+                two.third.faults.fail("a.execute", ConstraintViolated("no"))
+                await two.third.run(twin, insert("a", {"id": 1}), pattern="saga")
+
+        two.owner.faults.before("p.write", lose)
+        result = await two.owner.run(twin, insert("a", {"id": 1}), pattern="saga")
+        assert (result.status, result.residue) == ("compensated", [])
+        assert two.owner.everything() == {
+            "a": {},
+            "p": {1: {"n": 5, "m": 6 if kind == "another field" else 5}},
+        }
+
+
 async def test_what_came_too_late_and_was_changed_since_is_logged(caplog):
     async with Two("pq") as two:
         await two.owner.fill("p", {"id": 1, "n": 5})

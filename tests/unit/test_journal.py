@@ -335,6 +335,31 @@ async def test_of_many_that_take_over_one_does(journal):
     assert [claim for claim in claims if claim is not None] == [Claim(one.transaction_id, 2)]
 
 
+async def test_who_had_a_record_since(journal):
+    before, mine, others, undone, away = (entry(step(1)) for _ in range(5))
+    item = lock("store", THINGS, {"id": 1})
+    for one, state in (
+        (before, "completed"),
+        (mine, "compensated"),
+        (others, "completed"),
+        (undone, "failed"),
+    ):
+        await journal.decide(one, await journal.sequence())
+        assert await journal.since(item, one.transaction_id) == []
+        await journal.finish(one.claim, state, {})
+    await journal.decide(away, await journal.sequence())
+
+    async def since(one, record=item):
+        return {
+            found.transaction_id: found.steps for found in await journal.since(record, one.transaction_id)
+        }
+
+    assert await since(mine) == {one.transaction_id: one.steps for one in (others, undone, away)}
+    assert set(await since(undone)) == {away.transaction_id}
+    assert await since(away) == {}
+    assert await since(mine, lock("store", THINGS, {"id": 2})) == {}
+
+
 async def test_one_entry(journal):
     one = entry(step(1), owner="me")
     before = time.time()

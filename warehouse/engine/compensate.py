@@ -10,7 +10,7 @@ from typing import Protocol
 import anyio
 
 from warehouse.adapter import EntityInfo, Unit, UnitSettings, WriteStatus, Written, first_failed
-from warehouse.engine.retry import back_off
+from warehouse.engine.retry import back_off, insist
 from warehouse.engine.takeback import CallMade, call_left, take_back
 from warehouse.errors import (
     ConstraintViolated,
@@ -19,9 +19,9 @@ from warehouse.errors import (
     StoreOutcomeUnknown,
     TransientError,
 )
-from warehouse.journal.base import Superseded
+from warehouse.journal.base import Entry, Journal, Lock, Superseded, lock
 from warehouse.planning import freeze
-from warehouse.records import ABSENT, Absent, Change, Entity, Image
+from warehouse.records import ABSENT, Absent, Change, Entity, Image, overlaps, same_image
 from warehouse.registry import Participant
 from warehouse.results import Reason, Residue
 from warehouse.undo import Clash, Merge, combine, inverse, merge
@@ -50,7 +50,8 @@ class Terms:
 
     `keep` raises Superseded where the transaction is not ours any more. It is called with the records locked,
     right before anything becomes visible. `whole`: a record of which somebody has changed one field is left as it is;
-    that another is as it was left proves nothing once the records are not locked any more.
+    that another is as it was left proves nothing once the records are not locked any more. Nor does it where the same
+    was written `since`, of a lock, by others: it is theirs.
     """
 
     transaction_id: str
@@ -58,13 +59,18 @@ class Terms:
     lock_timeout: float
     keep: Callable[[], Awaitable[None]]
     whole: bool = False
+    since: Callable[[Lock], Awaitable[Sequence[Entry]]] | None = None
 
-    def too_late(self) -> Terms:
+    def too_late(self, journal: Journal) -> Terms:
         """The terms on which is taken back what was written after others had taken the transaction over.
 
         Without any claim: the records were given back before.
         """
-        return replace(self, keep=_no_claim, whole=True)
+
+        async def since(record: Lock) -> Sequence[Entry]:
+            return await insist(lambda: journal.since(record, self.transaction_id), self.grace)
+
+        return replace(self, keep=_no_claim, whole=True, since=since)
 
 
 async def _no_claim() -> None:
@@ -229,6 +235,7 @@ async def _one_round(
         if participant.adapter.capabilities.holds:
             written = await unit.write([change for _, change in found.writes])
         else:
+            await _leave_to_others(terms, participant, found)
             residue += _settled(found, found.idle(waiting))
             await terms.keep()
             written = await _write_singly(unit, found)
@@ -275,6 +282,30 @@ async def _merge_all(
             out.writes.append((piece, merged.write))
             currents[where] = merged.write.after
     return out
+
+
+async def _leave_to_others(terms: Terms, participant: Participant, found: _Round) -> None:
+    """Take out of the writes what others have made `since`: its records are as we would have left them by chance.
+
+    To be asked after the records were read: who comes later finds what we left there, and did not make it.
+    """
+    if terms.since is None:
+        return
+    ulps = participant.adapter.capabilities.float_ulps
+    ours = []
+    for piece, write in found.writes:
+        entries = await terms.since(lock(participant.identity, write.entity, write.key))
+        there = (entry for entry in entries if entry.state != "compensated")
+        made = (change for entry in there for step in entry.steps for change in step.changes)
+        if not any(_made(change, write, ulps) for change in made if place(change) == place(write)):
+            ours.append((piece, write))
+    found.writes = ours
+
+
+def _made(change: Change, write: Change, ulps: int) -> bool:
+    """Whether what `write` is about to replace may be what this change, of the same record, has made."""
+    meets = any(overlaps(path, other) for path in change.written for other in write.written)
+    return meets and same_image(write.before, change.after, change.written, ulps=ulps)
 
 
 def place(change: Change) -> tuple[Entity, object]:

@@ -149,7 +149,7 @@ async def follow(run: Run, taken: Superseded, states: Sequence[StepState]) -> St
     left: list[Residue] = []
     late = [replace(state, known=False) for state in states if state.calls or state.guarded]
     if late and await goes_backward(run.journal, run.id, give_up):
-        left = await undo(run.terms().too_late(), run.last_first(late))
+        left = await undo(run.terms().too_late(run.journal), run.last_first(late))
     entry = await ended(run.journal, run.id, give_up)
     if entry is None:
         raise unknown(run, taken.message)

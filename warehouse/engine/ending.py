@@ -200,7 +200,7 @@ class Ending:
         """Undo what was written too late, if whoever took over goes, or went, backward."""
         give_up = time.monotonic() + self._terms.grace
         if await goes_backward(self._journal, self._entry.transaction_id, give_up):
-            for item in await undo(self._terms.too_late(), list(late)):
+            for item in await undo(self._terms.too_late(self._journal), list(late)):
                 _log.warning("what was made again too late is left in %s", item)
 
     async def _make(self, steps: Sequence[Journaled], done: Sequence[Done]) -> bool:

@@ -344,6 +344,13 @@ class Journal(Protocol):
         """The last transactions that changed a record, newest first, with their steps."""
         ...
 
+    async def since(self, lock: Lock, transaction_id: str) -> list[Entry]:
+        """Who has a record, or finished with it after this transaction had finished, with their steps.
+
+        In no order; nobody while this transaction is open.
+        """
+        ...
+
     async def note(self, entries: Sequence[Entry]) -> None:
         """Record transactions that have ended without the journal, for their history."""
         ...

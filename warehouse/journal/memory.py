@@ -232,6 +232,14 @@ class MemoryJournal:
         found = [entry for entry in self._entries.values() if lock in entry.locks()]
         return sorted(found, key=lambda entry: entry.started, reverse=True)[:limit]
 
+    async def since(self, lock: Lock, transaction_id: str) -> list[Entry]:
+        mine = self._ended.get(transaction_id, math.inf)
+        return [
+            entry
+            for name, entry in self._entries.items()
+            if mine < self._ended.get(name, 0 if entry.state in FINAL else math.inf) and lock in entry.locks()
+        ]
+
     async def note(self, entries: Sequence[Entry]) -> None:
         self._entries.update({entry.transaction_id: entry for entry in entries})
 

@@ -145,7 +145,19 @@ def of_record(connection: sa.Connection, lock: Lock, limit: int) -> list[Entry]:
     columns = schema.transactions.c
     touched = sa.select(schema.records.c.transaction_id).where(schema.records.c.record == lock)
     query = sa.select(columns.id).where(columns.id.in_(touched)).order_by(columns.started.desc(), columns.id)
-    names = list(connection.scalars(query.limit(limit)))
+    return _entries(connection, query.limit(limit))
+
+
+def since(connection: sa.Connection, lock: Lock, transaction_id: str) -> list[Entry]:
+    columns = schema.transactions.c
+    touched = sa.select(schema.records.c.transaction_id).where(schema.records.c.record == lock)
+    mine = sa.select(columns.sequence).where(columns.id == transaction_id).scalar_subquery()
+    later = sa.or_(columns.sequence > mine, sa.and_(columns.state.not_in(sorted(FINAL)), mine.is_not(None)))
+    return _entries(connection, sa.select(columns.id).where(columns.id.in_(touched), later))
+
+
+def _entries(connection: sa.Connection, ids: sa.Select[Any]) -> list[Entry]:
+    names = list(connection.scalars(ids))
     return [found for name in names if (found := entry(connection, name)) is not None]
 
 

@@ -134,6 +134,26 @@ class RedisReading:
             names = await self._client.zrevrange(place("record", lock), 0, limit - 1)
         return await self._entries(names)
 
+    async def since(self, lock: Lock, transaction_id: str) -> list[Entry]:
+        async with self._store.errors("read"):
+            mine = await self._client.zscore(ORDER, transaction_id)
+            names = [] if mine is None else await self._client.zrange(place("record", lock), 0, -1)
+        names = [
+            name for name, number in (await self._ended_as(names)).items() if number is None or number > mine
+        ]
+        found = await self._entries(names)
+        ended = await self._ended_as(names)  # once more: one may have finished before it was read
+        return [
+            entry
+            for entry in found
+            if entry.state not in FINAL or (ended[entry.transaction_id.encode()] or 0) > mine
+        ]
+
+    async def _ended_as(self, names: Sequence[bytes]) -> dict[bytes, float | None]:
+        """As which transaction each of these finished; None for one that has not."""
+        async with self._store.errors("read"):
+            return dict(zip(names, await self._client.zmscore(ORDER, names) if names else (), strict=True))
+
     async def claims(self) -> dict[Claim, str]:
         now = time.time()
         return {

@@ -186,6 +186,9 @@ class SqlJournal:
     async def of_record(self, lock: Lock, limit: int) -> list[Entry]:
         return await self._read(reading.of_record, lock, limit)
 
+    async def since(self, lock: Lock, transaction_id: str) -> list[Entry]:
+        return await self._read(reading.since, lock, transaction_id)
+
     async def forget(self, lock: Lock) -> tuple[int, list[str]]:
         found = await self._write(tables.forget, lock)
         if self._embedded:

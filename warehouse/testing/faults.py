@@ -389,6 +389,9 @@ class FaultyJournal:
     async def of_record(self, lock: Lock, limit: int) -> list[Entry]:
         return await self._through("of_record", lambda: self.inner.of_record(lock, limit))
 
+    async def since(self, lock: Lock, transaction_id: str) -> list[Entry]:
+        return await self._through("since", lambda: self.inner.since(lock, transaction_id))
+
     async def note(self, entries: Sequence[Entry]) -> None:
         await self._through("note", lambda: self.inner.note(entries))
 

@@ -40,8 +40,8 @@ _AT_ONCE: Final = 0.75
 _AIMED: Final = 0.5
 _MEANWHILE: Final = 0.8
 _BOTH: Final = 0.3
-# So many transactions have an idempotency key, and are called again with it. (Not sagas: a late owner takes what the
-# second call made for its own.) So many processes have a wall clock that is wrong by some seconds, and jumps.
+# So many transactions have an idempotency key, and are called again with it. So many processes have a wall clock that
+# is wrong by some seconds, and jumps.
 _KEYED: Final = 0.3
 # So many of the records of a duel are shared; the others are inserted or deleted.
 _SHARED: Final = 0.7
@@ -425,6 +425,5 @@ class World:
                 for number in (*RECORDS[: self.chance.choice((1, 1, 2))], *self._others())
             ]
             places = self.chance.sample(everywhere, self.chance.choice((1, 2, 2, 3)))
-            keyed = pattern != "saga" and self.chance.random() < _KEYED
-            out.append(self._attempt(places, pattern, keyed=keyed))
+            out.append(self._attempt(places, pattern, keyed=self.chance.random() < _KEYED))
         return out
