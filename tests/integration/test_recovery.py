@@ -294,7 +294,7 @@ async def test_a_late_owner_leaves_the_same_change_that_somebody_else_has_made_s
             twins.append((asyncio.ensure_future(two.third.run(*steps, pattern="saga")), go_on))
             await asyncio.wait_for(twins[0][0] if ended else made.wait(), 5)
 
-        two.owner.faults.before("p.write", lose)
+        two.owner.faults.after("p.write", lose)
         result = await two.owner.run(*steps, pattern="saga")
         assert (result.status, result.residue) == ("compensated", [])
         assert two.owner.rows("p") == {1: {"n": 6}}
